@@ -1,0 +1,68 @@
+"""The policy that is trained, and the reference policy beside it."""
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from mindrl.config.base import Section
+
+
+class OptimizerConfig(Section):
+    """Optimizer of the actor."""
+
+    name: Literal["adamw"] = "adamw"
+    """Algorithm: AdamW (Loshchilov & Hutter 2019)."""
+    lr: NonNegativeFloat
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the first and second moment."""
+    eps: PositiveFloat = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Decoupled weight decay; matrices only, never norms or biases."""
+    clip_grad: PositiveFloat = 1.0
+    """Largest norm of the global gradient; a larger one is scaled down to it."""
+
+
+class LrScheduleConfig(Section):
+    """Learning rate over the optimizer steps of the run."""
+
+    name: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape of the decay after warm-up, down to `min_lr` at the last step."""
+    warmup_steps: NonNegativeInt = 0
+    """Training steps over which the rate rises linearly from near zero."""
+    min_lr: NonNegativeFloat = 0.0
+    """Learning rate at the end of the decay."""
+
+
+class ActorConfig(Section):
+    """The policy being trained: layout over devices, batches, optimizer."""
+
+    tensor_model_parallel_size: PositiveInt = 1
+    """Devices that share every weight matrix."""
+    pipeline_model_parallel_size: PositiveInt = 1
+    """Devices that share the layers, one stage each."""
+    sequence_parallel: bool = False
+    """Split norms and residuals along the sequence between tensor-parallel devices."""
+    micro_batch_size: PositiveInt
+    """Samples per device in one forward pass."""
+    mini_batch_size: PositiveInt
+    """Prompts (with all their samples) per optimizer step."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of weights and activations in training; optimizer and gradients are float32."""
+    optimizer: OptimizerConfig
+    lr_schedule: LrScheduleConfig = LrScheduleConfig()
+    transformer_config: dict[str, Any] = Field(default_factory=dict)
+    """Passed to Megatron-core's TransformerConfig as it is; checked against its fields."""
+
+    @property
+    def model_parallel_size(self) -> int:
+        """Devices that together hold one copy of the weights."""
+        return self.tensor_model_parallel_size * self.pipeline_model_parallel_size
+
+
+class ReferenceConfig(Section):
+    """The frozen policy that KL is measured against; exists only when `algorithm.kl.coef` > 0."""
+
+    micro_batch_size: PositiveInt | None = None
+    """Samples per device in one forward pass; the actor's when left out."""

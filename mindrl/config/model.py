@@ -1,0 +1,16 @@
+"""Which model is trained."""
+
+from pathlib import Path
+
+from mindrl.config.base import Section
+
+
+class ModelConfig(Section):
+    """The model: a Hugging Face directory, and optionally a Megatron checkpoint to take the weights from."""
+
+    path: Path
+    """Hugging Face directory: config.json, tokenizer files and (unless `checkpoint` is given) safetensors weights."""
+    checkpoint: Path | None = None
+    """Megatron `torch_dist` checkpoint directory (as `mindrl convert` writes it) that holds the initial weights."""
+    architecture: Path | None = None
+    """A config.json to plan with when the model's directory is not at hand; `train` never needs it."""

@@ -1,0 +1,50 @@
+"""The whole configuration, and the rules between its sections that need no files and no devices."""
+
+from typing import Self
+
+from pydantic import model_validator
+
+from mindrl.config.actor import ActorConfig, ReferenceConfig
+from mindrl.config.algorithm import AlgorithmConfig
+from mindrl.config.base import Section
+from mindrl.config.data import DataConfig
+from mindrl.config.model import ModelConfig
+from mindrl.config.rollout import EvaluationConfig, RewardConfig, RolloutConfig
+from mindrl.config.runtime import ClusterConfig, HalConfig
+from mindrl.config.trainer import LoggingConfig, TrainerConfig
+
+
+class Config(Section):
+    """One GRPO run."""
+
+    hal: HalConfig = HalConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    model: ModelConfig
+    data: DataConfig
+    actor: ActorConfig
+    reference: ReferenceConfig = ReferenceConfig()
+    rollout: RolloutConfig
+    reward: RewardConfig
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    trainer: TrainerConfig
+    logging: LoggingConfig = LoggingConfig()
+
+    @property
+    def data_parallel_size(self) -> int:
+        """Copies of the actor that share each mini-batch."""
+        return self.cluster.world_size // self.actor.model_parallel_size
+
+    @property
+    def num_engines(self) -> int:
+        """Rollout engines that share each batch of prompts."""
+        return self.cluster.world_size // self.rollout.tensor_parallel_size
+
+    @property
+    def max_sequence_length(self) -> int:
+        """Tokens of the longest prompt with the longest response."""
+        return self.data.max_prompt_length + self.data.max_response_length
+
+    @model_validator(mode="after")
+    def _layout_fits_the_world(self) -> Self:
+        return self  # completed in config/rules.py
