@@ -1,0 +1,105 @@
+"""`mindrl COMMAND ...`: finds the command, parses its arguments, and turns how it ended into an exit code.
+
+0 done, 1 failed (traceback) or did not learn, 2 a request that can't be served (one message), 130 interrupted.
+"""
+
+import argparse
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+import mindrl
+from mindrl.errors import RequestError
+
+COMMANDS = {
+    "preprocess": "mindrl.cli.preprocess",
+    "convert": "mindrl.cli.convert",
+    "train": "mindrl.cli.train",
+    "eval": "mindrl.cli.eval",
+    "report": "mindrl.cli.report",
+    "doctor": "mindrl.cli.doctor",
+}
+
+REFUSED = 2
+INTERRUPTED = 130
+
+
+class Command(Protocol):
+    """What a command's module holds."""
+
+    SUMMARY: str
+    """One line, shown by `mindrl --help`."""
+    EXAMPLE: str
+    """One or more command lines, shown by `mindrl COMMAND --help`."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments."""
+        ...
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do the work and return the exit code."""
+        ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; `argv` is `sys.argv[1:]` when left out."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0].startswith("-"):
+        return _answer_without_command(arguments)
+    name, *rest = arguments
+    try:
+        command = _load(name)
+        return command.run(_parser(name, command).parse_args(rest))
+    except _refusals() as error:  # evaluated only when something was raised
+        print(f"mindrl {name}: {error}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print(f"mindrl {name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _load(name: str) -> Command:
+    """Import a command's module."""
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean `mindrl {near[0]}`?" if near else f"commands: {', '.join(COMMANDS)}"
+        raise RequestError(f"no such command; {hint}")
+    return importlib.import_module(COMMANDS[name])  # pyright: ignore[reportReturnType]
+
+
+def _parser(name: str, command: Command) -> argparse.ArgumentParser:
+    example = "\n".join(f"  {line}" for line in command.EXAMPLE.strip().splitlines())
+    parser = argparse.ArgumentParser(
+        prog=f"mindrl {name}",
+        description=command.SUMMARY,
+        epilog=f"example:\n{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_arguments(parser)
+    return parser
+
+
+def _answer_without_command(arguments: list[str]) -> int:
+    """`mindrl`, `mindrl --help`, `mindrl --version`, or an option in a command's place."""
+    summaries = "\n".join(f"  {name:<12}{_load(name).SUMMARY}" for name in COMMANDS)
+    parser = argparse.ArgumentParser(
+        prog="mindrl",
+        description=mindrl.__doc__,
+        usage="mindrl COMMAND ...",
+        epilog=f"commands:\n{summaries}\n\nexample:\n  mindrl train --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"mindrl {mindrl.__version__}")
+    parser.parse_args(arguments)
+    parser.print_help(sys.stderr)
+    return REFUSED
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """Exceptions whose message is the whole answer: ours, and hal's where the command has loaded hal."""
+    hal_errors = sys.modules.get("hal.errors")
+    return (RequestError,) if hal_errors is None else (RequestError, hal_errors.HalError)
