@@ -1,0 +1,124 @@
+"""Where metrics go beside metrics.jsonl: TensorBoard and Weights & Biases."""
+
+import importlib.util
+import netrc
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from mindrl.config.trainer import LoggingConfig
+from mindrl.errors import RequestError
+
+SWITCHES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
+
+
+class Sink(Protocol):
+    """Takes the numbers of a step."""
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send one step's metrics."""
+        ...
+
+    def close(self) -> None:
+        """Flush and end; nothing of the sink runs on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WandbSettings:
+    """A Weights & Biases run that was asked for and can be served."""
+
+    project: str
+    offline: bool
+    """Write to disk only; `wandb sync` uploads it later."""
+
+
+def wandb_settings(logging: LoggingConfig, environ: Mapping[str, str] = os.environ) -> WandbSettings | None:
+    """What the configuration and the environment ask for together; None when W&B is not asked for.
+
+    The environment variables `enable_wandb` and `wandb_project` override the configuration. `RequestError` when W&B
+    is asked for but can't be served: package missing, or online without an API key. Opens no connection, so that
+    `mindrl train` calls it before Ray starts."""
+    if not _enabled(logging, environ):
+        return None
+    mode = environ.get("WANDB_MODE", "online").lower()
+    if mode not in ("online", "offline", "disabled"):
+        raise RequestError(f"WANDB_MODE is {mode!r}; choose online, offline or disabled")
+    if mode == "disabled":
+        return None
+    if importlib.util.find_spec("wandb") is None:
+        raise RequestError(
+            "logging.enable_wandb asks for Weights & Biases, but the package wandb is not installed: "
+            "`pip install wandb`, or set logging.enable_wandb=false"
+        )
+    if mode == "online" and not _has_api_key(environ):
+        raise RequestError(
+            "logging.enable_wandb asks for Weights & Biases, but there is no API key: set WANDB_API_KEY, "
+            "or `wandb login` first, or set WANDB_MODE=offline to write to the run directory only"
+        )
+    project = environ.get("wandb_project") or logging.wandb_project
+    return WandbSettings(project=project, offline=mode == "offline")
+
+
+def _enabled(logging: LoggingConfig, environ: Mapping[str, str]) -> bool:
+    text = environ.get("enable_wandb")
+    if text is None:
+        return logging.enable_wandb
+    if text.lower() not in SWITCHES:
+        raise RequestError(f"the environment variable enable_wandb is {text!r}; set it to True or False")
+    return SWITCHES[text.lower()]
+
+
+def _has_api_key(environ: Mapping[str, str]) -> bool:
+    """Looks where wandb does: the environment, then the netrc file that `wandb login` writes."""
+    if environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    path = Path(environ.get("NETRC") or Path.home() / ".netrc")
+    try:
+        return netrc.netrc(path).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+class TensorBoardSink:
+    """Event files for TensorBoard."""
+
+    def __init__(self, directory: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(log_dir=str(directory))
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbSink:
+    """A Weights & Biases run whose files lie under `<logs>/wandb`."""
+
+    def __init__(self, settings: WandbSettings, logs: Path, run_name: str) -> None:
+        import wandb
+
+        logs.mkdir(parents=True, exist_ok=True)
+        self._wandb = wandb
+        self._run = wandb.init(
+            project=settings.project,
+            name=run_name,
+            dir=str(logs),
+            mode="offline" if settings.offline else "online",
+            settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
+        )
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+        self._wandb.teardown()  # also ends its service process, which would outlive the run
