@@ -3,7 +3,7 @@
     python examples/data/make_tiny_model.py --data outputs/quickstart/data/train.jsonl \\
         --output-dir outputs/quickstart/model
 
-A randomly initialised model (0.6 M parameters, one token a character) is trained on the answers until 512 sampled
+A randomly initialised model (0.6 M parameters, one token a byte) is trained on the answers until 512 sampled
 responses score `--stop-reward` on average, and is saved as an ordinary Hugging Face directory. Without this
 warm-up no sample would ever be right, and a policy gradient has nothing to learn from.
 """
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import pre_tokenizers
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 from transformers.utils import logging
 
 NUM_EVAL_SAMPLES = 512
@@ -29,25 +29,25 @@ IGNORED = -100  # the label that cross_entropy leaves out
 Row = tuple[str, str]  # prompt, answer
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a printable ASCII character, plus `<pad>`, `<eos>`, `<unk>` and the line break."""
-    pieces = ["<pad>", "<eos>", "<unk>", "\n", *map(chr, range(ord(" "), ord("~") + 1))]
-    vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+def make_tokenizer() -> Qwen2Tokenizer:
+    """Qwen2's tokenizer without merges: one token a byte, plus `<pad>` and `<eos>`.
+
+    It is that class, and no simpler one of our own, because AutoTokenizer rebuilds it for every `qwen2` config.json.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    return Qwen2Tokenizer(
+        vocab={piece: index for index, piece in enumerate(["<pad>", "<eos>", *alphabet])},
+        merges=[],
         pad_token="<pad>",
         eos_token="<eos>",
-        unk_token="<unk>",
+        unk_token=None,
         padding_side="left",
         model_max_length=128,
-        clean_up_tokenization_spaces=False,
         chat_template="{% for message in messages %}{{ message['content'] }}{% endfor %}",
     )
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+def make_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     """Qwen2 with 0.6 M parameters, grouped-query attention and tied embeddings."""
     return Qwen2ForCausalLM(
         Qwen2Config(
@@ -72,9 +72,7 @@ def read_rows(path: Path) -> list[Row]:
         return [(row["prompt"], row["answer"]) for row in map(json.loads, lines)]
 
 
-def supervised_loss(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: list[Row]
-) -> torch.Tensor:
+def supervised_loss(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, rows: list[Row]) -> torch.Tensor:
     """Mean cross-entropy of the answers' tokens, the closing one included."""
     prompts = [tokenizer.encode(prompt, add_special_tokens=False) for prompt, _ in rows]
     answers = [
@@ -92,7 +90,7 @@ def supervised_loss(
 
 
 @torch.no_grad()
-def sampled_reward(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: list[Row]) -> float:
+def sampled_reward(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, rows: list[Row]) -> float:
     """Share of rows whose response, sampled at temperature 1, is the answer."""
     prompts = tokenizer(
         [prompt for prompt, _ in rows], return_tensors="pt", padding=True, add_special_tokens=False
@@ -111,7 +109,7 @@ def sampled_reward(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, 
 
 
 def warm_up(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: list[Row], args: argparse.Namespace
+    model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, rows: list[Row], args: argparse.Namespace
 ) -> tuple[int, float]:
     """Train until the sampled reward reaches `args.stop_reward`; the steps taken and the reward reached."""
     generator = random.Random(args.seed)
@@ -139,7 +137,7 @@ def warm_up(
     )
 
 
-def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, output_dir: Path) -> None:
+def save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, output_dir: Path) -> None:
     """Write the Hugging Face directory beside its place, then rename."""
     partial = output_dir.with_name(f"{output_dir.name}.{os.getpid()}.partial")
     model.save_pretrained(partial)
@@ -164,7 +162,7 @@ def parse_arguments() -> argparse.Namespace:
         "--max-steps", type=int, default=400, help="give up after so many (default: %(default)s)"
     )
     parser.add_argument(
-        "--eval-interval", type=int, default=2, help="steps between looks (default: %(default)s)"
+        "--eval-interval", type=int, default=1, help="steps between looks (default: %(default)s)"
     )
     args = parser.parse_args()
     if not args.data.is_file():
