@@ -1,10 +1,12 @@
 """The policy that is trained, and the reference policy beside it."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from mindrl.config.base import Section
+
+DecayRate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class OptimizerConfig(Section):
@@ -14,7 +16,7 @@ class OptimizerConfig(Section):
     """Algorithm: AdamW (Loshchilov & Hutter 2019)."""
     lr: NonNegativeFloat
     """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[DecayRate, DecayRate] = (0.9, 0.999)
     """Decay rates of the first and second moment."""
     eps: PositiveFloat = 1e-8
     """Added to the root of the second moment."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from mindrl.config.base import Section
 
@@ -19,7 +19,7 @@ class DatasetSource(Section):
 class DataConfig(Section):
     """Training and evaluation prompts."""
 
-    train: tuple[DatasetSource, ...]
+    train: tuple[DatasetSource, ...] = Field(min_length=1)
     """Sets to train on."""
     eval: tuple[DatasetSource, ...] = ()
     """Sets to evaluate on; their weights have no effect."""

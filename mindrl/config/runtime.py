@@ -1,8 +1,12 @@
 """Where a run takes place: the device (`hal`) and the machines (`cluster`)."""
 
+from typing import Annotated
+
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from mindrl.config.base import Section
+
+EnvironmentValue = Annotated[str, Field(coerce_numbers_to_str=True)]
 
 
 class HalConfig(Section):
@@ -27,7 +31,7 @@ class ClusterConfig(Section):
     """How long to wait for all nodes and their devices before giving up."""
     worker_timeout_seconds: PositiveFloat = 1800.0
     """How long any single call to the workers may take before the run stops and says which call it was."""
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[str, EnvironmentValue] = Field(default_factory=dict)
     """Environment variables given to every worker process as they are."""
 
     @property

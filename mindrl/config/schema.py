@@ -1,13 +1,15 @@
-"""The whole configuration, and the rules between its sections that need no files and no devices."""
+"""The whole configuration: one section a role, and the rules between them."""
 
 from typing import Self
 
 from pydantic import model_validator
 
+from mindrl.config import rules
 from mindrl.config.actor import ActorConfig, ReferenceConfig
 from mindrl.config.algorithm import AlgorithmConfig
 from mindrl.config.base import Section
 from mindrl.config.data import DataConfig
+from mindrl.config.explain import BrokenRules
 from mindrl.config.model import ModelConfig
 from mindrl.config.rollout import EvaluationConfig, RewardConfig, RolloutConfig
 from mindrl.config.runtime import ClusterConfig, HalConfig
@@ -46,5 +48,7 @@ class Config(Section):
         return self.data.max_prompt_length + self.data.max_response_length
 
     @model_validator(mode="after")
-    def _layout_fits_the_world(self) -> Self:
-        return self  # completed in config/rules.py
+    def _rules_between_keys_hold(self) -> Self:
+        if sentences := rules.broken(self):
+            raise BrokenRules(sentences)
+        return self

@@ -1,0 +1,68 @@
+"""Keys of the schema, and the one nearest to a key that was meant."""
+
+import difflib
+from collections.abc import Collection, Iterator, Mapping
+from typing import get_args
+
+from pydantic.fields import FieldInfo
+
+from mindrl.config.base import Section
+from mindrl.errors import RequestError
+
+
+def inner_section(field: FieldInfo) -> tuple[type[Section], str] | None:
+    """Section behind a field and how its keys continue: `.` for a section, `[].` for a tuple of them."""
+    for candidate, joint in ((field.annotation, "."), *((a, "[].") for a in get_args(field.annotation))):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate, joint
+    return None
+
+
+def keys(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a section, inner sections first named, then opened; list items appear as `[]`."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        if inner := inner_section(field):
+            yield from keys(inner[0], f"{prefix}{name}{inner[1]}")
+
+
+def nearest_key(section: type[Section], key: str) -> str | None:
+    """The key of the schema that `key` was most likely meant to be, or None when nothing is near.
+
+    A similar name in the same section wins, then the same name in another section, then the most similar key."""
+    known = list(keys(section))
+    parent, _, name = key.rpartition(".")
+    siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
+    if near := nearest(name, siblings, cutoff=0.7):
+        return siblings[near]
+    if namesakes := [k for k in known if k.rpartition(".")[2] == name]:
+        return max(namesakes, key=lambda k: difflib.SequenceMatcher(None, k, key).ratio())
+    return siblings.get(nearest(name, siblings, cutoff=0.5) or "") or nearest(key, known, cutoff=0.8)
+
+
+def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
+    """The most similar of the known names, or None when none is similar enough (0: anything, 1: equal)."""
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
+
+
+def check_pass_through(
+    key: str,
+    given: Collection[str],
+    allowed: Collection[str],
+    owned: Mapping[str, str],
+    receiver: str,
+) -> None:
+    """Check the names in a section that is handed to another library as it is.
+
+    `key` is the section (`actor.transformer_config`), `allowed` the names `receiver` knows, `owned` the names that
+    have a key of their own here (name -> that key), so that no value can be given twice. Raises `RequestError`."""
+    problems: list[str] = []
+    for name in given:
+        if name in owned:
+            problems.append(f"{key}.{name}: has a key of its own here; set {owned[name]} instead")
+        elif name not in allowed:
+            near = nearest(name, allowed)
+            hint = f"; did you mean {key}.{near}?" if near else ""
+            problems.append(f"{key}.{name}: {receiver} has no such field{hint}")
+    if problems:
+        raise RequestError("\n".join(problems))

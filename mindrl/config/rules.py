@@ -1,0 +1,226 @@
+"""Rules between keys that need no files and no devices: each says what is wrong and what to do, or returns None.
+
+They run together, so that one attempt shows every broken rule. Rules that need the model's architecture are in
+`mindrl.planning.checks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mindrl.config.schema import Config
+
+Rule = Callable[["Config"], str | None]
+RULES: list[Rule] = []
+
+
+def broken(config: Config) -> list[str]:
+    """The sentence of every rule that the configuration breaks."""
+    return [sentence for check in RULES if (sentence := check(config)) is not None]
+
+
+def rule(check: Rule) -> Rule:
+    """Add a rule to the table; its docstring appears in the reference page."""
+    RULES.append(check)
+    return check
+
+
+@rule
+def actor_layout_fits_the_world(config: Config) -> str | None:
+    """The number of devices is a multiple of tensor x pipeline parallel size."""
+    actor, world_size = config.actor, config.cluster.world_size
+    if world_size % actor.model_parallel_size == 0:
+        return None
+    return (
+        f"cluster: {world_size} devices ({config.cluster.num_nodes} nodes x {config.cluster.devices_per_node}) can't "
+        f"be divided into copies of the actor, which take {actor.model_parallel_size} each "
+        f"(actor.tensor_model_parallel_size {actor.tensor_model_parallel_size} x "
+        f"actor.pipeline_model_parallel_size {actor.pipeline_model_parallel_size}); change one of the four"
+    )
+
+
+@rule
+def engines_fit_the_world(config: Config) -> str | None:
+    """The number of devices is a multiple of the rollout engine's tensor parallel size."""
+    size, world_size = config.rollout.tensor_parallel_size, config.cluster.world_size
+    if world_size % size == 0:
+        return None
+    return f"rollout.tensor_parallel_size: {size} does not divide the {world_size} devices of the run"
+
+
+@rule
+def batch_divides_into_mini_batches(config: Config) -> str | None:
+    """`trainer.global_batch_size` is a multiple of `actor.mini_batch_size`."""
+    batch, mini_batch = config.trainer.global_batch_size, config.actor.mini_batch_size
+    if batch % mini_batch == 0:
+        return None
+    return (
+        f"actor.mini_batch_size: {mini_batch} prompts do not divide trainer.global_batch_size, {batch} prompts; "
+        "both count prompts"
+    )
+
+
+@rule
+def mini_batch_divides_into_micro_batches(config: Config) -> str | None:
+    """The samples of a mini-batch are a multiple of data parallel size x `actor.micro_batch_size`."""
+    if actor_layout_fits_the_world(config):
+        return None
+    actor, n_samples, replicas = config.actor, config.rollout.n_samples, config.data_parallel_size
+    samples, chunk = actor.mini_batch_size * n_samples, replicas * actor.micro_batch_size
+    if samples % chunk == 0:
+        return None
+    return (
+        f"actor.micro_batch_size: the {samples} samples of a mini-batch ({actor.mini_batch_size} prompts x "
+        f"{n_samples} samples) can't be divided into micro-batches of {actor.micro_batch_size} on each of {replicas} "
+        f"copies of the actor; actor.mini_batch_size x rollout.n_samples must be a multiple of {chunk}"
+    )
+
+
+@rule
+def reference_share_divides_into_micro_batches(config: Config) -> str | None:
+    """With a reference policy, each copy's samples of a step are a multiple of `reference.micro_batch_size`."""
+    size = config.reference.micro_batch_size
+    if size is None or config.algorithm.kl.coef == 0 or actor_layout_fits_the_world(config):
+        return None
+    samples = config.trainer.global_batch_size * config.rollout.n_samples
+    if samples % (config.data_parallel_size * size) == 0:
+        return None
+    return (
+        f"reference.micro_batch_size: the {samples} samples of a step can't be divided into micro-batches of {size} "
+        f"on each of {config.data_parallel_size} copies of the model; leave it out to use the actor's"
+    )
+
+
+@rule
+def batch_divides_among_engines(config: Config) -> str | None:
+    """The samples of a step are a multiple of the number of rollout engines."""
+    if engines_fit_the_world(config):
+        return None
+    samples = config.trainer.global_batch_size * config.rollout.n_samples
+    if samples % config.num_engines == 0:
+        return None
+    return (
+        f"trainer.global_batch_size: {config.trainer.global_batch_size} prompts x {config.rollout.n_samples} samples "
+        f"can't be shared equally by {config.num_engines} rollout engines"
+    )
+
+
+@rule
+def sequence_parallel_needs_tensor_parallel(config: Config) -> str | None:
+    """`actor.sequence_parallel` needs a tensor parallel size above 1."""
+    if not config.actor.sequence_parallel or config.actor.tensor_model_parallel_size > 1:
+        return None
+    return (
+        "actor.sequence_parallel: splits the sequence among tensor-parallel devices, and "
+        "actor.tensor_model_parallel_size is 1; set it above 1, or sequence_parallel to false"
+    )
+
+
+@rule
+def rollout_samples_from_the_whole_vocabulary(config: Config) -> str | None:
+    """`rollout.top_p` is 1 and `rollout.top_k` is -1."""
+    if config.rollout.top_p == 1.0 and config.rollout.top_k == -1:
+        return None
+    return (
+        f"rollout.top_p, rollout.top_k: found {config.rollout.top_p:g} and {config.rollout.top_k}; cutting off "
+        "candidates renormalises the distribution that responses are drawn from, so their log-probs are no longer "
+        "the policy's and the probability ratio is wrong; train with 1 and -1"
+    )
+
+
+@rule
+def one_rollout_engine_of_transformers_uses_one_device(config: Config) -> str | None:
+    """`rollout.engine: hf` has no tensor parallelism."""
+    if config.rollout.engine != "hf" or config.rollout.tensor_parallel_size == 1:
+        return None
+    return (
+        f"rollout.tensor_parallel_size: the hf engine holds a whole model on each device, found "
+        f"{config.rollout.tensor_parallel_size}; set it to 1, or rollout.engine to vllm"
+    )
+
+
+@rule
+def gap_warning_comes_before_the_stop(config: Config) -> str | None:
+    """`rollout.logprob_gap_warn` is at most `rollout.logprob_gap_stop`."""
+    warn, stop = config.rollout.logprob_gap_warn, config.rollout.logprob_gap_stop
+    if warn <= stop:
+        return None
+    return (
+        f"rollout.logprob_gap_warn: {warn:g} is above rollout.logprob_gap_stop, {stop:g}; it would never warn"
+    )
+
+
+@rule
+def learning_rate_decays_downwards(config: Config) -> str | None:
+    """`actor.lr_schedule.min_lr` is at most `actor.optimizer.lr`."""
+    min_lr, lr = config.actor.lr_schedule.min_lr, config.actor.optimizer.lr
+    if min_lr <= lr:
+        return None
+    return f"actor.lr_schedule.min_lr: {min_lr:g} is above the peak, actor.optimizer.lr {lr:g}"
+
+
+@rule
+def constant_learning_rate_has_no_minimum(config: Config) -> str | None:
+    """`actor.lr_schedule.min_lr` belongs to a schedule that decays."""
+    schedule = config.actor.lr_schedule
+    if schedule.name != "constant" or schedule.min_lr == 0:
+        return None
+    return (
+        f"actor.lr_schedule.min_lr: {schedule.min_lr:g} has no effect on the constant schedule; set "
+        "actor.lr_schedule.name to linear or cosine, or leave it out"
+    )
+
+
+@rule
+def warm_up_ends_within_the_run(config: Config) -> str | None:
+    """`actor.lr_schedule.warmup_steps` is at most `trainer.total_steps`."""
+    warmup, total = config.actor.lr_schedule.warmup_steps, config.trainer.total_steps
+    if warmup <= total:
+        return None
+    return f"actor.lr_schedule.warmup_steps: {warmup} steps are more than trainer.total_steps, {total}"
+
+
+@rule
+def reward_functions_are_named_once(config: Config) -> str | None:
+    """A reward function is listed once."""
+    repeated = _repeated([function.name for function in config.reward.functions])
+    if not repeated:
+        return None
+    return f"reward.functions: {', '.join(repeated)} listed more than once; give one entry the sum of the weights"
+
+
+@rule
+def evaluation_sets_can_be_told_apart(config: Config) -> str | None:
+    """The files under `data.eval` have different names, because metrics are named after them."""
+    repeated = _repeated([source.path.stem for source in config.data.eval])
+    if not repeated:
+        return None
+    return f"data.eval: several files are named {', '.join(repeated)}, and metrics are named eval/<file name>/..."
+
+
+@rule
+def evaluation_has_prompts(config: Config) -> str | None:
+    """`trainer.eval_interval` above 0 needs `data.eval`."""
+    if config.trainer.eval_interval == 0 or config.data.eval:
+        return None
+    return (
+        f"trainer.eval_interval: evaluation every {config.trainer.eval_interval} steps has no prompts; name sets "
+        "under data.eval, or set it to 0"
+    )
+
+
+@rule
+def greedy_evaluation_samples_once(config: Config) -> str | None:
+    """`evaluation.n_samples` above 1 needs a temperature above 0."""
+    if config.evaluation.temperature > 0 or config.evaluation.n_samples == 1:
+        return None
+    return (
+        f"evaluation.n_samples: {config.evaluation.n_samples} greedy responses to a prompt are all the same; set "
+        "evaluation.temperature above 0, or n_samples to 1"
+    )
+
+
+def _repeated(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
