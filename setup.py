@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import find_namespace_packages, setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
@@ -73,7 +73,7 @@ setup(
     description="GRPO post-training of language models on any accelerator that hal knows",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_namespace_packages(include=["mindrl", "mindrl.*", "hal", "hal.*"]),
+    packages=find_packages(include=["mindrl", "mindrl.*", "hal", "hal.*"]),
     package_data={"hal": ["**/*.cpp", "**/*.h", "**/*.txt"]},
     install_requires=CORE,
     extras_require=EXTRAS,

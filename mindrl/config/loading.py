@@ -45,12 +45,12 @@ def compose(path: Path, opened_by: tuple[Path, ...] = ()) -> DictConfig:
     if path.resolve() in opened_by:
         raise RequestError(f"{path}: `defaults` leads back to this file; a file can't build on itself")
     tree = _read(path)
-    defaults = tree.pop("defaults", OmegaConf.create([]))
-    if not isinstance(defaults, Sequence) or isinstance(defaults, str):
-        raise RequestError(
-            f"{path}: defaults: found {defaults!r}, expected a list of files such as [base.yaml]"
-        )
-    parts = [compose(path.parent / str(name), (*opened_by, path.resolve())) for name in defaults]
+    defaults = cast(dict[str, Any], OmegaConf.to_container(tree)).get("defaults", [])
+    tree.pop("defaults", None)
+    if not isinstance(defaults, list):
+        raise RequestError(f"{path}: defaults: found {defaults!r}, expected a list of files: [base.yaml]")
+    files = [path.parent / str(name) for name in cast(list[object], defaults)]
+    parts = [compose(file, (*opened_by, path.resolve())) for file in files]
     return cast(DictConfig, OmegaConf.merge(*parts, tree))
 
 

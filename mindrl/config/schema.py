@@ -47,6 +47,21 @@ class Config(Section):
         """Tokens of the longest prompt with the longest response."""
         return self.data.max_prompt_length + self.data.max_response_length
 
+    @property
+    def has_reference(self) -> bool:
+        """Whether there is a reference policy."""
+        return self.algorithm.kl.coef > 0
+
+    @property
+    def recomputes_old_log_probs(self) -> bool:
+        """Whether old log-probs need a pass of their own.
+
+        With one optimizer step per batch they are the ones of the update itself, detached: the ratio is exactly 1 and
+        its gradient the same, so the pass is left out. KL in the reward needs them before the update."""
+        one_update = self.trainer.global_batch_size == self.actor.mini_batch_size
+        kl_in_reward = self.has_reference and self.algorithm.kl.placement == "reward"
+        return self.algorithm.old_log_probs == "recompute" or not one_update or kl_in_reward
+
     @model_validator(mode="after")
     def _rules_between_keys_hold(self) -> Self:
         if sentences := rules.broken(self):
