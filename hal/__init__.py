@@ -1,0 +1,45 @@
+"""Everything that knows a device. `python -m hal` shows what it finds here.
+
+    accelerator = hal.choose("auto")             # how do I talk to the device?
+    kernels = hal.select(accelerator, facts)     # which kernel computes this?
+    hal.redirect(modules, accelerator)           # let modules that say torch.cuda reach it
+
+Knows torch, and nothing that is built on it.
+"""
+
+from hal import communication
+from hal.accelerator import Accelerator, Event, Memory, Stream
+from hal.discovery import Candidate, candidates, choose
+from hal.errors import (
+    CommunicationError,
+    HalError,
+    KernelUnavailableError,
+    RedirectError,
+    UnavailableError,
+)
+from hal.kernels.facts import KernelFacts
+from hal.kernels.provider import Provider
+from hal.kernels.selection import Selection, select
+from hal.redirect import Redirect, redirect
+
+__all__ = [
+    "Accelerator",
+    "Candidate",
+    "CommunicationError",
+    "Event",
+    "HalError",
+    "KernelFacts",
+    "KernelUnavailableError",
+    "Memory",
+    "Provider",
+    "Redirect",
+    "RedirectError",
+    "Selection",
+    "Stream",
+    "UnavailableError",
+    "candidates",
+    "choose",
+    "communication",
+    "redirect",
+    "select",
+]

@@ -1,0 +1,1 @@
+"""One file a source of kernels, each with a tuple `PROVIDERS`."""

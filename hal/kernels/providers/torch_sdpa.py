@@ -1,0 +1,50 @@
+"""Attention by torch's `scaled_dot_product_attention`, which takes the device's own fused kernel where there is one."""
+
+import torch
+import torch.nn.functional as F
+
+from hal.accelerator import Accelerator
+from hal.kernels.facts import KernelFacts
+from hal.kernels.provider import Provider
+
+
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    softmax_scale: float,
+    causal: bool = True,
+    dropout_p: float = 0.0,
+    cu_seqlens: torch.Tensor | None = None,
+    max_seqlen: int | None = None,
+) -> torch.Tensor:
+    """Packed sequences one after the other: exact on every device, at the price of one launch each."""
+    if cu_seqlens is None:
+        return _dense(query, key, value, softmax_scale, causal, dropout_p)
+    # `split` and not slices: the backward of a slice fills a tensor of all tokens, once a sequence.
+    lengths: list[int] = cu_seqlens.diff().tolist()
+    parts = zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)
+    return torch.cat(
+        [_dense(q[None], k[None], v[None], softmax_scale, causal, dropout_p)[0] for q, k, v in parts]
+    )
+
+
+def _dense(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, causal: bool, dropout_p: float
+) -> torch.Tensor:
+    q, k, v = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    grouped = q.shape[1] != k.shape[1]
+    output = F.scaled_dot_product_attention(
+        q, k, v, dropout_p=dropout_p, is_causal=causal, scale=scale, enable_gqa=grouped
+    )
+    return output.transpose(1, 2)
+
+
+def _why_not(accelerator: Accelerator, facts: KernelFacts) -> str | None:
+    if facts.context_parallel_size > 1:
+        return "sees only its own rank's part of a sequence, and context_parallel_size is above 1"
+    return None
+
+
+PROVIDERS = (Provider("attention", "torch_sdpa", attention, _why_not),)

@@ -1,0 +1,115 @@
+"""One provider an op, chosen once: the object that is passed down to whoever computes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hal.accelerator import Accelerator
+from hal.errors import HalError, KernelUnavailableError
+from hal.kernels.attention import Attention
+from hal.kernels.facts import KernelFacts
+from hal.kernels.provider import Provider
+from hal.kernels.registry import OPS, providers
+from hal.kernels.rms_norm import RmsNorm
+from hal.kernels.rotary import Rotary
+from hal.kernels.swiglu import Swiglu
+from hal.kernels.token_log_probs import TokenLogProbs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The kernels of one model, the same ones for everything that computes its log-probs."""
+
+    accelerator: str
+    facts: KernelFacts
+    rms_norm: RmsNorm
+    attention: Attention
+    rotary: Rotary
+    swiglu: Swiglu
+    token_log_probs: TokenLogProbs
+    providers: Mapping[str, str]
+    """Name of the chosen provider, by op."""
+    reasons: Mapping[str, Mapping[str, str]]
+    """Why not the others: by op, by provider."""
+
+    def table(self) -> str:
+        """For people: op, provider, and why not the others."""
+        width = max(map(len, self.providers))
+        lines: list[str] = []
+        for op, chosen in self.providers.items():
+            lines.append(f"{op:<{width}}  {chosen}")
+            lines += [f"{'':<{width}}    not {name}: {reason}" for name, reason in self.reasons[op].items()]
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines: plain types only."""
+        facts = {name: getattr(self.facts, name) for name in KernelFacts.__slots__}
+        return {
+            "accelerator": self.accelerator,
+            "facts": {**facts, "dtype": str(self.facts.dtype).removeprefix("torch.")},
+            "kernels": {
+                op: {"provider": chosen, "not": dict(self.reasons[op])}
+                for op, chosen in self.providers.items()
+            },
+        }
+
+
+def select(
+    accelerator: Accelerator, facts: KernelFacts, choices: Mapping[str, str] | None = None
+) -> Selection:
+    """Pick a provider for every op: the one that `choices` names, else (or for `auto`) the first that can serve.
+
+    Raises `KernelUnavailableError` with every provider's reason."""
+    unknown = sorted(set(choices or {}) - set(OPS))
+    if unknown:
+        raise HalError(
+            f"kernels are chosen for ops that do not exist: {', '.join(unknown)}; ops are {', '.join(OPS)}"
+        )
+    chosen: dict[str, Provider] = {}
+    reasons: dict[str, dict[str, str]] = {}
+    for op in OPS:
+        chosen[op], reasons[op] = _pick(op, accelerator, facts, (choices or {}).get(op, "auto"))
+    return Selection(
+        accelerator=accelerator.name,
+        facts=facts,
+        rms_norm=chosen["rms_norm"].function,
+        attention=chosen["attention"].function,
+        rotary=chosen["rotary"].function,
+        swiglu=chosen["swiglu"].function,
+        token_log_probs=chosen["token_log_probs"].function,
+        providers={op: provider.name for op, provider in chosen.items()},
+        reasons=reasons,
+    )
+
+
+def _pick(
+    op: str, accelerator: Accelerator, facts: KernelFacts, choice: str
+) -> tuple[Provider, dict[str, str]]:
+    candidates = providers(op)
+    verdicts = {provider.name: provider.why_not(accelerator, facts) for provider in candidates}
+    usable = [
+        provider
+        for provider in candidates
+        if verdicts[provider.name] is None and choice in ("auto", provider.name)
+    ]
+    if not usable:
+        raise KernelUnavailableError(_why_none(op, accelerator, facts, choice, verdicts))
+    winner = usable[0]
+    instead = f"{winner.name} comes first" if choice == "auto" else f"{winner.name} was asked for"
+    return winner, {name: reason or instead for name, reason in verdicts.items() if name != winner.name}
+
+
+def _why_none(
+    op: str, accelerator: Accelerator, facts: KernelFacts, choice: str, verdicts: Mapping[str, str | None]
+) -> str:
+    if choice == "auto":
+        asked = "nothing can serve it"
+    elif choice in verdicts:
+        asked = f"{choice!r} was asked for and can't serve it"
+    else:
+        asked = f"{choice!r} was asked for, and there is no provider of that name"
+    lines = [f"op {op} on {accelerator.name} with {facts}: {asked}:"]
+    lines += [f"  {name}: {reason or 'usable'}" for name, reason in verdicts.items()]
+    names = [name for name, reason in verdicts.items() if reason is None]
+    lines.append(f"Choose one of: {', '.join([*names, 'auto'])}." if names else "Change the facts.")
+    return "\n".join(lines)
