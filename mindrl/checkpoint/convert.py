@@ -1,0 +1,223 @@
+"""Offline conversion between Hugging Face directories and Megatron checkpoint directories, without building a model."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from mindrl.checkpoint import directories
+from mindrl.checkpoint.byte_plan import CopyPlan, StoredTensor
+from mindrl.checkpoint.copying import carry_out
+from mindrl.checkpoint.hf_to_mcore import plan_hf_to_mcore
+from mindrl.checkpoint.mcore_to_hf import LARGEST_FILE_BYTES, plan_mcore_to_hf
+from mindrl.checkpoint.safetensors_files import INDEX_NAME, read_model
+from mindrl.checkpoint.torch_dist import METADATA_NAME, metadata_bytes, read_directory
+from mindrl.errors import RequestError
+from mindrl.weight_maps import Architecture, WeightMap, read_architecture, weight_map
+from mindrl.weight_maps.architecture import read_config
+
+_ROTARY_BUFFER = "rotary_emb.inv_freq"
+"""Old Llama files hold this; it is computed, not learned."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was done."""
+
+    output: Path
+    family: str
+    dtype: str
+    """Type of the resulting weights, several joined by commas."""
+    num_parameters: int
+    num_bytes: int
+    notes: tuple[str, ...] = ()
+
+
+def convert_hf_to_mcore(
+    load_dir: Path,
+    save_dir: Path,
+    *,
+    dtype: str | None = None,
+    tensor_parallel_size: int | None = None,
+    tokenizer: Path | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    check: Callable[[Architecture], None] = lambda _: None,
+) -> Conversion:
+    """Write `save_dir/{release, hf, latest_checkpointed_iteration.txt}`, loadable at any parallel layout.
+
+    `dtype` None keeps each tensor's type; `tokenizer` is a file or directory to take the tokenizer from instead;
+    `check` may refuse the model before anything is planned."""
+    arch = read_architecture(load_dir)
+    check(arch)
+    weights = weight_map(arch)
+    stored, notes = _expected_tensors(weights, read_model(load_dir), load_dir)
+    companions = _companions(load_dir, tokenizer)
+    directories.refuse_existing(save_dir, overwrite, directories.TRACKER_NAME)
+    plan = plan_hf_to_mcore(weights, stored, dtype, tensor_parallel_size)
+    plan.copy.check()
+    with directories.appearing_at(save_dir) as root:
+        release = root / directories.RELEASE
+        release.mkdir()
+        _copy(plan.copy, release, progress)
+        torch.save({"content_metadata": {}, "iteration": 0, "checkpoint_version": 3.0}, release / "common.pt")
+        _write_json(
+            release / "metadata.json",
+            {
+                "sharded_backend": "torch_dist",
+                "sharded_backend_version": 1,
+                "common_backend": "torch",
+                "common_backend_version": 1,
+            },
+        )
+        _copy_files(companions, root / directories.HF_NAME)
+        (release / METADATA_NAME).write_bytes(metadata_bytes(plan.tensors, plan.objects))
+        directories.write_tracker(root, directories.RELEASE)
+    dtypes = ", ".join(sorted({tensor.dtype for tensor in plan.tensors}))
+    return Conversion(save_dir, arch.family, dtypes, weights.num_parameters, plan.copy.num_bytes, notes)
+
+
+def convert_mcore_to_hf(
+    load_dir: Path,
+    save_dir: Path,
+    *,
+    dtype: str | None = None,
+    hf_dir: Path | None = None,
+    tokenizer: Path | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    max_file_bytes: int = LARGEST_FILE_BYTES,
+    check: Callable[[Architecture], None] = lambda _: None,
+) -> Conversion:
+    """Write a Hugging Face directory from the latest checkpoint in `load_dir` (or from one `torch_dist` directory).
+
+    Config and tokenizer come from `hf_dir`, else from `hf/` beside the checkpoint, else from `save_dir` where that
+    is itself a Hugging Face directory; such a `save_dir` is kept and the result goes to `save_dir/mg2hg`."""
+    checkpoint = directories.latest_checkpoint(load_dir)
+    target, notes = save_dir, ()
+    if (save_dir / "config.json").exists():
+        target = save_dir / "mg2hg"
+        notes = (f"{save_dir} is a Hugging Face directory: it is kept, the result is in {target}.",)
+    config_dir = _config_directory(checkpoint, hf_dir, save_dir)
+    arch = read_architecture(config_dir)
+    check(arch)
+    weights = weight_map(arch)
+    companions = _companions(config_dir, tokenizer)
+    directories.refuse_existing(target, overwrite, "config.json")
+    plan = plan_mcore_to_hf(weights, checkpoint, read_directory(checkpoint), dtype, max_file_bytes)
+    plan.copy.check()
+    with directories.appearing_at(target) as root:
+        _copy(plan.copy, root, progress)
+        if plan.index is not None:
+            _write_json(root / INDEX_NAME, plan.index)
+        _copy_files(companions, root)
+        if plan.dtypes != {arch.dtype} and len(plan.dtypes) == 1:
+            _set_dtype(root / "config.json", next(iter(plan.dtypes)))
+    dtypes = ", ".join(sorted(plan.dtypes))
+    return Conversion(target, arch.family, dtypes, weights.num_parameters, plan.copy.num_bytes, notes)
+
+
+def _expected_tensors(
+    weights: WeightMap, stored: Mapping[str, StoredTensor], hf_dir: Path
+) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
+    """The map's tensors out of the files, all there, of the right shape, and nothing unknown beside them."""
+    notes: list[str] = []
+    expected = {source.name: source for source in weights.hf_tensors}
+    missing = [name for name in expected if name not in stored]
+    unknown = [name for name in stored if name not in expected and not name.endswith(_ROTARY_BUFFER)]
+    if weights.architecture.tied_embeddings and "lm_head.weight" in unknown:
+        unknown.remove("lm_head.weight")
+        _require_equal(stored["lm_head.weight"], stored["model.embed_tokens.weight"])
+        notes.append("lm_head.weight is the embedding (tied), so it is stored once.")
+    if missing or unknown:
+        raise RequestError(
+            f"The weights in {hf_dir} are not those of its config.json ({weights.architecture.model_type}, "
+            f"{weights.architecture.num_layers} layers): missing {_some(missing)}; unknown {_some(unknown)}."
+        )
+    for name, source in expected.items():
+        if stored[name].shape != source.shape:
+            raise RequestError(
+                f"{name} in {stored[name].path} has shape {stored[name].shape}, config.json makes it {source.shape}."
+            )
+    return {name: stored[name] for name in expected}, tuple(notes)
+
+
+def _require_equal(a: StoredTensor, b: StoredTensor) -> None:
+    """Compare two tensors' bytes in pieces."""
+    equal = (a.shape, a.dtype) == (b.shape, b.dtype)
+    with a.path.open("rb") as file_a, b.path.open("rb") as file_b:
+        file_a.seek(a.offset)
+        file_b.seek(b.offset)
+        left = a.num_bytes
+        while equal and left:
+            size = min(left, 8 << 20)
+            equal = file_a.read(size) == file_b.read(size)
+            left -= size
+    if not equal:
+        raise RequestError(
+            f"config.json ties the embeddings, but {a.name} differs from {b.name}: one of the two is wrong. "
+            "Set tie_word_embeddings to false if both are meant."
+        )
+
+
+def _some(names: list[str]) -> str:
+    if not names:
+        return "none"
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _config_directory(checkpoint: Path, hf_dir: Path | None, save_dir: Path) -> Path:
+    if hf_dir is not None:
+        return hf_dir
+    candidates = (directories.hf_directory(checkpoint), save_dir)
+    for candidate in candidates:
+        if (candidate / "config.json").exists():
+            return candidate
+    raise RequestError(
+        f"config.json of the model in {checkpoint} is neither in {candidates[0]} nor in {candidates[1]}: "
+        "say where with --hf-dir."
+    )
+
+
+def _companions(hf_dir: Path, tokenizer: Path | None) -> list[Path]:
+    files = {path.name: path for path in directories.companion_files(hf_dir)}
+    if tokenizer is not None:
+        if not tokenizer.exists():
+            raise RequestError(f"--tokenizer-model {tokenizer} does not exist.")
+        replacements = directories.companion_files(tokenizer) if tokenizer.is_dir() else [tokenizer]
+        files |= {path.name: path for path in replacements if path.name not in ("config.json",)}
+    return list(files.values())
+
+
+def _copy(plan: CopyPlan, directory: Path, progress: bool) -> None:
+    needed, free = sum(file.size for file in plan.files), shutil.disk_usage(directory).free
+    if needed > free:
+        raise RequestError(
+            f"{directory.parent} has {free / 1e9:.1f} GB free, the result takes {needed / 1e9:.1f} GB."
+        )
+    with tqdm(
+        total=plan.num_bytes, unit="B", unit_scale=True, desc="convert", disable=not progress, file=sys.stderr
+    ) as bar:
+        carry_out(plan, directory, bar.update)
+
+
+def _copy_files(files: list[Path], directory: Path) -> None:
+    directory.mkdir(exist_ok=True)
+    for path in files:
+        shutil.copyfile(path, directory / path.name)
+
+
+def _set_dtype(config_path: Path, dtype: str) -> None:
+    """Say the type that the weights now have, under the key that is there."""
+    config = read_config(config_path.parent)
+    config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
+    _write_json(config_path, config)
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

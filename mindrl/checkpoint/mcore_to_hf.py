@@ -1,0 +1,172 @@
+"""Plan of Megatron `torch_dist` -> Hugging Face safetensors, for converted and for trained checkpoints."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from mindrl.checkpoint.byte_plan import CopyPlan, StoredTensor, Tile
+from mindrl.checkpoint.safetensors_files import lay_out
+from mindrl.checkpoint.torch_dist import GlobalTensor
+from mindrl.checkpoint.torch_zip import locate_tensor
+from mindrl.errors import RequestError
+from mindrl.weight_maps import TensorRule, WeightMap
+
+LARGEST_FILE_BYTES = 5 * 10**9
+
+
+@dataclass(frozen=True)
+class HfPlan:
+    """What to copy, and the content of the index if there is more than one file."""
+
+    copy: CopyPlan
+    index: Mapping[str, Any] | None
+    dtypes: frozenset[str]
+    """Types of the resulting tensors."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A stored chunk of one layer's tensor, and its corner there."""
+
+    stored: StoredTensor
+    row: int
+    column: int
+
+
+def plan_mcore_to_hf(
+    weights: WeightMap,
+    checkpoint: Path,
+    saved: Mapping[str, GlobalTensor],
+    dtype: str | None,
+    max_file_bytes: int = LARGEST_FILE_BYTES,
+) -> HfPlan:
+    """`saved`: the checkpoint's directory; `dtype`: of the result, or None to keep the checkpoint's."""
+    locator = _Locator(checkpoint)
+    sources: list[StoredTensor] = []
+    dropped: list[Tile] = []
+    outputs: list[tuple[str, tuple[int, ...], str, tuple[Tile, ...]]] = []
+    try:
+        for rule in weights.rules:
+            tensor = _find(rule, saved, weights)
+            chunks = locator.chunks(rule, tensor)
+            sources += [chunk.stored for chunk in chunks]
+            tiles = _tiles(rule, chunks)
+            for source, source_tiles in zip(rule.hf, tiles, strict=True):
+                outputs.append((source.name, source.shape, dtype or tensor.dtype, tuple(source_tiles)))
+            dropped += _padding(rule, chunks)
+    finally:
+        locator.close()
+    files, index = lay_out(outputs, max_file_bytes)
+    plan = CopyPlan(tuple(sources), files, tuple(dropped))
+    return HfPlan(plan, index, frozenset(output[2] for output in outputs))
+
+
+def _find(rule: TensorRule, saved: Mapping[str, GlobalTensor], weights: WeightMap) -> GlobalTensor:
+    """The rule's tensor in the checkpoint: stacked over layers, or one per layer."""
+    per_layer = rule.checkpoint_key.replace("decoder.layers.", f"decoder.layers.{rule.layer}.", 1)
+    for key, leading in ((rule.checkpoint_key, rule.layer is not None), (per_layer, False)):
+        if key in saved:
+            tensor = saved[key]
+            shape = tensor.shape[1:] if leading else tensor.shape
+            stacked_right = not leading or tensor.shape[0] == weights.architecture.num_layers
+            if not stacked_right or not _fits(rule, shape):
+                raise RequestError(
+                    f"Checkpoint tensor {key} has shape {tensor.shape}; config.json wants "
+                    f"{rule.megatron_shape} in each of {weights.architecture.num_layers} layers. "
+                    "Is this the config.json of the checkpoint's model (--hf-dir)?"
+                )
+            return tensor
+    raise RequestError(
+        f"The checkpoint has no tensor {rule.checkpoint_key}, nor {per_layer}, which a "
+        f"{weights.architecture.model_type} model needs. Is this the config.json of the checkpoint's model (--hf-dir)?"
+    )
+
+
+def _fits(rule: TensorRule, shape: tuple[int, ...]) -> bool:
+    wanted = rule.megatron_shape
+    if rule.pads_vocabulary:
+        return shape[1:] == wanted[1:] and shape[0] >= wanted[0]
+    return shape == wanted
+
+
+class _Locator:
+    """Finds the bytes of chunks in the checkpoint's files."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self._checkpoint = checkpoint
+        self._files: dict[str, Any] = {}
+
+    def chunks(self, rule: TensorRule, tensor: GlobalTensor) -> list[_Placed]:
+        """Chunks of the rule's layer, as matrices."""
+        leading = len(tensor.shape) - len(rule.megatron_shape)
+        placed: list[_Placed] = []
+        for chunk in tensor.chunks:
+            layers = chunk.offsets[:leading], chunk.sizes[:leading]
+            if leading and not layers[0][0] <= rule.layer < layers[0][0] + layers[1][0]:
+                continue
+            payload, shape, dtype = locate_tensor(self._open(chunk.file), chunk.offset, chunk.length)
+            path = self._checkpoint / chunk.file
+            if shape != chunk.sizes or dtype != tensor.dtype or (leading and chunk.sizes[0] != 1):
+                raise RequestError(
+                    f"{path} holds {dtype} {shape} where the checkpoint's metadata has "
+                    f"{tensor.dtype} {chunk.sizes} of {tensor.key}."
+                )
+            name = f"{tensor.key} {chunk.offsets}"
+            offsets = (*chunk.offsets[leading:], 0)
+            placed.append(
+                _Placed(StoredTensor(name, path, payload, shape[leading:], dtype), offsets[0], offsets[1])
+            )
+        return placed
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def _open(self, name: str) -> Any:
+        if name not in self._files:
+            self._files[name] = (self._checkpoint / name).open("rb")
+        return self._files[name]
+
+
+def _tiles(rule: TensorRule, chunks: list[_Placed]) -> list[list[Tile]]:
+    """Tiles of each Hugging Face tensor of the rule."""
+    tiles: list[list[Tile]] = [[] for _ in rule.hf]
+    block_row = 0
+    for block in rule.blocks:
+        for chunk in chunks:
+            first = max(block_row, chunk.row)
+            last = min(block_row + block.num_rows, chunk.row + chunk.stored.rows)
+            if first < last:
+                tiles[block.source].append(
+                    Tile(
+                        source=chunk.stored,
+                        source_row=first - chunk.row,
+                        source_column=0,
+                        row=block.start_row + first - block_row,
+                        column=chunk.column,
+                        num_rows=last - first,
+                        num_columns=prod(chunk.stored.shape[1:]),
+                    )
+                )
+        block_row += block.num_rows
+    return tiles
+
+
+def _padding(rule: TensorRule, chunks: list[_Placed]) -> list[Tile]:
+    """Rows below the vocabulary."""
+    rows = rule.megatron_shape[0]
+    return [
+        Tile(
+            chunk.stored,
+            first - chunk.row,
+            0,
+            0,
+            0,
+            chunk.row + chunk.stored.rows - first,
+            chunk.stored.columns,
+        )
+        for chunk in chunks
+        if (first := max(rows, chunk.row)) < chunk.row + chunk.stored.rows
+    ]

@@ -1,0 +1,122 @@
+"""Safetensors files, read and laid out by their header only.
+
+Format: u64 little-endian length of the header, the header (JSON: name -> dtype, shape, [start, end)), the data.
+Source: https://huggingface.co/docs/safetensors
+"""
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from mindrl.checkpoint.byte_plan import ITEM_SIZES, OutputFile, Record, StoredTensor, Tile
+from mindrl.errors import RequestError
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_MAX_HEADER_BYTES = 100_000_000
+
+
+def read_model(hf_dir: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a Hugging Face model directory (one file, or many with an index), by name."""
+    tensors: dict[str, StoredTensor] = {}
+    for path in _weight_files(hf_dir):
+        for name, tensor in read_file(path).items():
+            if name in tensors:
+                raise RequestError(f"Tensor {name} is in both {tensors[name].path} and {path}.")
+            tensors[name] = tensor
+    return tensors
+
+
+def read_file(path: Path) -> dict[str, StoredTensor]:
+    """Every tensor of one file; `RequestError` if header and file do not agree."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if length > min(size - 8, _MAX_HEADER_BYTES):
+            raise RequestError(f"{path} is not a safetensors file, or is cut off: {size} bytes.")
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise RequestError(f"{path} has an unreadable safetensors header: {error}.") from None
+    header.pop("__metadata__", None)
+    return {name: _stored(path, name, entry, 8 + length, size) for name, entry in header.items()}
+
+
+def _stored(path: Path, name: str, entry: Mapping[str, Any], data_start: int, file_size: int) -> StoredTensor:
+    if entry["dtype"] not in _DTYPES:
+        raise RequestError(
+            f"Tensor {name} in {path} is stored as {entry['dtype']}: conversion reads {', '.join(_DTYPES)}."
+        )
+    dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
+    start, end = entry["data_offsets"]
+    if end - start != prod(shape) * ITEM_SIZES[dtype] or data_start + end > file_size:
+        raise RequestError(
+            f"{path} is damaged or cut off: tensor {name} ({dtype} {shape}) should end at byte "
+            f"{data_start + end}, the file has {file_size}."
+        )
+    return StoredTensor(name, path, data_start + start, shape, dtype)
+
+
+def _weight_files(hf_dir: Path) -> list[Path]:
+    index_path = hf_dir / INDEX_NAME
+    if index_path.exists():
+        index = json.loads(index_path.read_text(encoding="utf-8"))
+        files = [hf_dir / name for name in sorted(set(index["weight_map"].values()))]
+        missing = [path.name for path in files if not path.exists()]
+        if missing:
+            raise RequestError(f"{index_path} names files that do not exist: {', '.join(missing)}.")
+        return files
+    if (hf_dir / SINGLE_NAME).exists():
+        return [hf_dir / SINGLE_NAME]
+    raise RequestError(
+        f"{hf_dir} holds neither {SINGLE_NAME} nor {INDEX_NAME}. Weights in other formats (pytorch_model.bin) "
+        "have to be saved as safetensors first: `save_pretrained` of transformers does."
+    )
+
+
+def lay_out(
+    tensors: Sequence[tuple[str, tuple[int, ...], str, tuple[Tile, ...]]], max_file_bytes: int
+) -> tuple[tuple[OutputFile, ...], dict[str, Any] | None]:
+    """Files for (name, shape, dtype, tiles), in order, and the content of the index if there is more than one."""
+    groups: list[list[tuple[str, tuple[int, ...], str, tuple[Tile, ...]]]] = [[]]
+    filled = total = 0
+    for tensor in tensors:
+        num_bytes = prod(tensor[1]) * ITEM_SIZES[tensor[2]]
+        if groups[-1] and filled + num_bytes > max_file_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(tensor)
+        filled += num_bytes
+        total += num_bytes
+    if len(groups) == 1:
+        return (_lay_out_file(SINGLE_NAME, groups[0]),), None
+    names = [f"model-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
+    weight_map = {tensor[0]: name for name, group in zip(names, groups, strict=True) for tensor in group}
+    files = tuple(_lay_out_file(name, group) for name, group in zip(names, groups, strict=True))
+    return files, {"metadata": {"total_size": total}, "weight_map": weight_map}
+
+
+def _lay_out_file(
+    file_name: str, tensors: Sequence[tuple[str, tuple[int, ...], str, tuple[Tile, ...]]]
+) -> OutputFile:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape, dtype, _ in tensors:
+        start, end = end, end + prod(shape) * ITEM_SIZES[dtype]
+        header[name] = {"dtype": _CODES[dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data starts at a multiple of eight bytes
+    data_start = 8 + len(text)
+    records = tuple(
+        Record(
+            name, data_start + header[name]["data_offsets"][0], shape[0], prod(shape[1:]), dtype, tuple(tiles)
+        )
+        for name, shape, dtype, tiles in tensors
+    )
+    return OutputFile(file_name, data_start + end, records, ((0, struct.pack("<Q", len(text)) + text),))

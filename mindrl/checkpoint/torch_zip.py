@@ -1,0 +1,215 @@
+"""The zip layout of `torch.save` for one contiguous tensor: written around a payload, and located in a file.
+
+Only a fixed set of names is unpickled, so that reading a checkpoint never runs code from it.
+"""
+
+import io
+import pickle
+import struct
+import zipfile
+import zlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any, BinaryIO
+
+import torch
+
+from mindrl.checkpoint.byte_plan import ITEM_SIZES
+from mindrl.errors import RequestError
+
+_STORAGES = {"float32": "FloatStorage", "bfloat16": "BFloat16Storage", "float16": "HalfStorage"}
+_DTYPES = {storage: dtype for dtype, storage in _STORAGES.items()}
+_ALIGNMENT = 64
+"""torch.save starts payloads at such a multiple, counted from the start of the archive."""
+_MAX_PAYLOAD = 2**32 - 2**16
+"""Below the size where zip needs its 64-bit extension; chunks are cut smaller."""
+
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+_CENTRAL_HEADER = struct.Struct("<4s6H3I5H2I")
+_END_OF_DIRECTORY = struct.Struct("<4s4H2IH")
+
+
+@dataclass(frozen=True)
+class TensorArchive:
+    """What `torch.save` writes before and after the bytes of a tensor (an `Envelope`)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def head_size(self) -> int:
+        return len(self._before) + self._payload_header_size
+
+    @property
+    def tail_size(self) -> int:
+        return len(self.tail(0))
+
+    def head(self, crc: int) -> bytes:
+        """Records before the payload, and the payload's local header."""
+        return self._before + self._local_header("archive/data/0", self._num_bytes, crc, self._padding)
+
+    def tail(self, crc: int) -> bytes:
+        """The record after the payload, the central directory, and its end."""
+        version_offset = self.head_size + self._num_bytes
+        version = b"3\n"
+        tail = self._local_header("archive/version", len(version), zlib.crc32(version)) + version
+        entries = [
+            *self._directory_before,
+            ("archive/data/0", len(self._before), self._num_bytes, crc),
+            ("archive/version", version_offset, len(version), zlib.crc32(version)),
+        ]
+        directory = b"".join(self._central_header(*entry) for entry in entries)
+        directory_offset = version_offset + len(tail)
+        end = _END_OF_DIRECTORY.pack(
+            b"PK\5\6", 0, 0, len(entries), len(entries), len(directory), directory_offset, 0
+        )
+        return tail + directory + end
+
+    @property
+    def _num_bytes(self) -> int:
+        num_bytes = prod(self.shape) * ITEM_SIZES[self.dtype]
+        assert num_bytes < _MAX_PAYLOAD, f"a chunk of {num_bytes} bytes needs zip64"
+        return num_bytes
+
+    @cached_property
+    def _first_records(self) -> tuple[tuple[str, bytes], ...]:
+        return (
+            ("archive/data.pkl", _pickled_tensor(self.shape, self.dtype)),
+            ("archive/byteorder", b"little"),
+        )
+
+    @cached_property
+    def _before(self) -> bytes:
+        return b"".join(
+            self._local_header(name, len(data), zlib.crc32(data)) + data for name, data in self._first_records
+        )
+
+    @property
+    def _directory_before(self) -> list[tuple[str, int, int, int]]:
+        entries: list[tuple[str, int, int, int]] = []
+        offset = 0
+        for name, data in self._first_records:
+            entries.append((name, offset, len(data), zlib.crc32(data)))
+            offset += _LOCAL_HEADER.size + len(name) + len(data)
+        return entries
+
+    @property
+    def _padding(self) -> bytes:
+        """Extra field "FB", as torch writes it, that moves the payload to a multiple of the alignment."""
+        unpadded = len(self._before) + _LOCAL_HEADER.size + len("archive/data/0") + 4
+        length = -unpadded % _ALIGNMENT
+        return struct.pack("<2sH", b"FB", length) + b"Z" * length
+
+    @property
+    def _payload_header_size(self) -> int:
+        return _LOCAL_HEADER.size + len("archive/data/0") + len(self._padding)
+
+    @staticmethod
+    def _local_header(name: str, size: int, crc: int, extra: bytes = b"") -> bytes:
+        fields = (b"PK\3\4", 20, 0, 0, 0, 0, crc, size, size, len(name), len(extra))
+        return _LOCAL_HEADER.pack(*fields) + name.encode() + extra
+
+    @staticmethod
+    def _central_header(name: str, offset: int, size: int, crc: int) -> bytes:
+        fields = (b"PK\1\2", 0, 20, 0, 0, 0, 0, crc, size, size, len(name), 0, 0, 0, 0, 0, offset)
+        return _CENTRAL_HEADER.pack(*fields) + name.encode()
+
+
+class _PickledStorage:
+    def __init__(self, dtype: str, num_values: int) -> None:
+        self.persistent_id = ("storage", getattr(torch, _STORAGES[dtype]), "0", "cpu", num_values)
+
+
+class _PickledTensor:
+    def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
+        self.shape, self.dtype = shape, dtype
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        strides = tuple(prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
+        storage = _PickledStorage(self.dtype, prod(self.shape))
+        return torch._utils._rebuild_tensor_v2, (storage, 0, self.shape, strides, False, OrderedDict())
+
+
+class _TensorPickler(pickle.Pickler):
+    def persistent_id(self, obj: object) -> tuple[Any, ...] | None:
+        return obj.persistent_id if isinstance(obj, _PickledStorage) else None
+
+
+def _pickled_tensor(shape: tuple[int, ...], dtype: str) -> bytes:
+    buffer = io.BytesIO()
+    _TensorPickler(buffer, protocol=2).dump(_PickledTensor(shape, dtype))
+    return buffer.getvalue()
+
+
+def locate_tensor(file: BinaryIO, offset: int, length: int) -> tuple[int, tuple[int, ...], str]:
+    """Find the tensor in the archive at `offset`: (byte in the file where its values start, shape, dtype).
+
+    Raises `RequestError` for an archive that holds anything but one contiguous, uncompressed tensor."""
+    try:
+        with zipfile.ZipFile(_Slice(file, offset, length)) as archive:
+            by_name = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+            dtype, key, first, shape, strides = _TensorUnpickler(
+                io.BytesIO(archive.read(by_name["data.pkl"]))
+            ).load()
+            info = by_name[f"data/{key}"]
+    except (zipfile.BadZipFile, KeyError, pickle.UnpicklingError, TypeError, ValueError) as error:
+        raise RequestError(f"{file.name} holds no readable tensor at byte {offset}: {error}.") from None
+    contiguous = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    same_order = all(size == 1 or a == b for size, a, b in zip(shape, strides, contiguous, strict=True))
+    end = (first + prod(shape)) * ITEM_SIZES[dtype]
+    if info.compress_type != zipfile.ZIP_STORED or not same_order or end > info.file_size:
+        raise RequestError(
+            f"{file.name} holds a tensor at byte {offset} that is compressed or not contiguous."
+        )
+    file.seek(offset + info.header_offset + _LOCAL_HEADER.size - 4)
+    name_length, extra_length = struct.unpack("<2H", file.read(4))
+    payload = offset + info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+    return payload + first * ITEM_SIZES[dtype], shape, dtype
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Yields (dtype, storage key, first value, shape, strides) instead of a tensor."""
+
+    def persistent_load(self, pid: Any) -> tuple[str, str]:
+        return pid[1], str(pid[2])
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda storage, first, shape, strides, *_: (*storage, first, tuple(shape), tuple(strides))
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return lambda data, *_: data
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        raise pickle.UnpicklingError(f"{module}.{name} is not part of a saved weight")
+
+
+class _Slice(io.RawIOBase):
+    """Part of a file as a file."""
+
+    def __init__(self, file: BinaryIO, offset: int, length: int) -> None:
+        self._file, self._offset, self._length, self._position = file, offset, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        self._file.seek(self._offset + self._position)
+        data = self._file.read(max(0, min(len(buffer), self._length - self._position)))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
