@@ -1,0 +1,46 @@
+"""`mindrl train`: run GRPO."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+SUMMARY = "train a model with GRPO"
+EXAMPLE = "mindrl train configs/grpo_quickstart.yaml trainer.total_steps=20 trainer.output_dir=outputs/short"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="yaml file (docs/configuration.md)")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="replace a value of the yaml, such as actor.optimizer.lr=1e-6",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the run that trainer.output_dir already holds"
+    )
+    parser.add_argument("--check", action="store_true", help="only look whether the run could start")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit code."""
+    from mindrl.config import load
+    from mindrl.trainer.preflight import check_request
+
+    config = load(args.config, args.overrides)
+    for notice in check_request(config, overwrite=args.overwrite):
+        print(notice, file=sys.stderr)
+    if args.check:
+        return 0
+    from mindrl.trainer.run import train
+
+    summary = train(config)
+    if args.json:
+        print(json.dumps(summary))
+    else:
+        for name, value in summary.items():
+            print(f"{name:18} {value:.6g}" if isinstance(value, float) else f"{name:18} {value}")
+    return 0

@@ -1,0 +1,166 @@
+"""One run from configuration to summary: start everything, fit, stop everything."""
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import ray
+
+import hal
+from mindrl.cluster.environment import worker_environment
+from mindrl.cluster.ray_cluster import ray_cluster
+from mindrl.config import dump
+from mindrl.config.schema import Config
+from mindrl.planning.batch import plan_batch
+from mindrl.planning.topology import plan_topology
+from mindrl.trainer.advantages import Advantages
+from mindrl.trainer.checkpoints import Checkpoints
+from mindrl.trainer.evaluator import Evaluator
+from mindrl.trainer.grpo import GrpoTrainer
+from mindrl.trainer.learner import Learner
+from mindrl.trainer.metrics import MetricLog
+from mindrl.trainer.progress import ProgressLine
+from mindrl.trainer.prompts import Prompts
+from mindrl.trainer.recorder import Recorder
+from mindrl.trainer.rewards import Rewards
+from mindrl.trainer.run_directory import RunDirectory
+from mindrl.trainer.summary import summarize
+from mindrl.workers.group import WorkerGroup
+from mindrl.workers.placement import Devices, start_service
+from mindrl.workers.policy import Policy
+from mindrl.workers.prompt_worker import PromptWorker
+from mindrl.workers.reward_worker import RewardWorker
+
+CLOSE_SECONDS = 5.0
+
+
+def train(config: Config) -> dict[str, object]:
+    """Run GRPO as configured, on a configuration that `check_request` has let through; returns the summary."""
+    accelerator = hal.choose(config.hal.accelerator)
+    directory = RunDirectory(config.trainer.output_dir)
+    directory.prepare()
+    directory.write_text("config.yaml", dump(config))
+    with ExitStack() as stack:
+        stack.enter_context(_terminated_like_interrupted())
+        log = stack.enter_context(MetricLog(directory.path, config.logging, directory.path.name))
+        progress = ProgressLine(config.trainer.total_steps)
+        stack.callback(progress.close)
+        progress.note(f"starting {config.cluster.world_size} worker(s) on {accelerator.description()}")
+        stack.enter_context(ray_cluster(config.cluster, accelerator))
+        services = stack.enter_context(_services(config, accelerator))
+        workers = stack.enter_context(_policy_workers(config, accelerator))
+        _write_hal_facts(directory, workers)
+        recorder = Recorder(
+            log,
+            progress,
+            total_steps=config.trainer.total_steps,
+            world_size=config.cluster.world_size,
+            logprob_gap_warn=config.rollout.logprob_gap_warn,
+        )
+        trainer = _assemble(config, directory, workers, services, recorder)
+        start = time.perf_counter()
+        trainer.fit()
+        summary = summarize(
+            recorder.history,
+            seconds=time.perf_counter() - start,
+            device=accelerator.name,
+            world_size=config.cluster.world_size,
+        )
+        directory.write_json("summary.json", summary)
+    return summary
+
+
+def _assemble(
+    config: Config,
+    directory: RunDirectory,
+    workers: WorkerGroup,
+    services: dict[str, Any],
+    recorder: Recorder,
+) -> GrpoTrainer:
+    """Connect the collaborators of `fit`."""
+    plan = plan_batch(config)
+    policy = Policy(workers, plan_topology(config), plan)
+    total_steps, limit = config.trainer.total_steps, config.cluster.worker_timeout_seconds
+    prompts = Prompts(services["prompts"], config.trainer.global_batch_size, limit)
+    rewards = Rewards(
+        services["rewards"],
+        recorder,
+        timeout_seconds=limit,
+        run_dir=directory.path,
+        sample_interval=config.trainer.sample_interval,
+        total_steps=total_steps,
+    )
+    return GrpoTrainer(
+        prompts=prompts,
+        learner=Learner(policy, config, plan, recorder),
+        rewards=rewards,
+        advantages=Advantages(config.algorithm.advantage, recorder),
+        evaluator=Evaluator(
+            policy,
+            prompts,
+            rewards,
+            recorder,
+            interval=config.trainer.eval_interval,
+            total_steps=total_steps,
+        ),
+        checkpoints=Checkpoints(
+            policy,
+            recorder,
+            directory=directory.checkpoints,
+            hf_dir=config.model.path,
+            save_interval=config.trainer.save_interval,
+            total_steps=total_steps,
+        ),
+        recorder=recorder,
+    )
+
+
+@contextmanager
+def _services(config: Config, accelerator: hal.Accelerator) -> Iterator[dict[str, Any]]:
+    """The actors beside the policy workers, by name; they start while the policy workers do."""
+    environment = worker_environment(config.cluster, accelerator)
+    services = {
+        "prompts": start_service(PromptWorker, environment, config.data),
+        "rewards": start_service(RewardWorker, environment, config.reward, config.model.path),
+    }
+    yield services
+    ray.get(services["rewards"].close.remote(), timeout=CLOSE_SECONDS)
+
+
+@contextmanager
+def _policy_workers(config: Config, accelerator: hal.Accelerator) -> Iterator[WorkerGroup]:
+    """The policy workers, set up. They are asked to close only when all went well; Ray's end kills them anyway."""
+    devices = Devices(config, accelerator)
+    workers = devices.start_policy_workers(config, worker_environment(config.cluster, accelerator))
+    try:
+        address = workers.call("propose_address")[0]
+        workers.call("setup", config, address)
+        yield workers
+        workers.call("close")
+    finally:
+        workers.kill()
+        devices.release()
+
+
+def _write_hal_facts(directory: RunDirectory, workers: WorkerGroup) -> None:
+    """hal.txt for people, hal.json for machines: device and kernels, which are the same on every worker."""
+    facts = workers.call("device_facts")[0]
+    directory.write_text("hal.txt", str(facts.pop("table")))
+    directory.write_text("hal.json", json.dumps(facts, indent=2) + "\n")
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM unwind the run as Ctrl-C does, so that nothing of it stays behind."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

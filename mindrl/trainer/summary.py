@@ -1,0 +1,32 @@
+"""summary.json: what a run came to."""
+
+from collections.abc import Mapping, Sequence
+
+LAST_STEPS = 10
+
+
+def summarize(
+    history: Sequence[Mapping[str, float]], *, seconds: float, device: str, world_size: int
+) -> dict[str, object]:
+    """The run in a few figures.
+
+    Args:
+        history: metrics of each finished step.
+        seconds: wall time from the first step's start to the last step's end.
+
+    Returns:
+        `reward_first`: mean reward of the first step, sampled before any update; `reward_last`: mean over the last
+        ten steps; `tokens_per_second`: mean over steps, all devices; `max_logprob_gap`: largest of the run.
+    """
+    last = [metrics["reward/mean"] for metrics in history[-LAST_STEPS:]]
+    rates = [metrics["throughput/tokens_per_second"] for metrics in history]
+    return {
+        "reward_first": history[0]["reward/mean"],
+        "reward_last": sum(last) / len(last),
+        "steps": len(history),
+        "seconds": seconds,
+        "tokens_per_second": sum(rates) / len(rates),
+        "max_logprob_gap": max(metrics["logprob_gap/max"] for metrics in history),
+        "device": device,
+        "world_size": world_size,
+    }
