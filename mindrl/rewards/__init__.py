@@ -1,0 +1,6 @@
+"""Rule rewards: pure functions by name, and the pool of processes that runs them under a time limit."""
+
+from mindrl.rewards.pool import RewardItem, RewardOutcome, RewardPool
+from mindrl.rewards.registry import FUNCTIONS, RewardFunction, find, score
+
+__all__ = ["FUNCTIONS", "RewardFunction", "RewardItem", "RewardOutcome", "RewardPool", "find", "score"]

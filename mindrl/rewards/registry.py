@@ -1,0 +1,63 @@
+"""Reward functions by name.
+
+A reward is a pure function `(prompt, response, ground_truth, extra) -> RewardResult`. The built-in ones are in the
+table below; a user's own is named by its path, `my_package.my_module:my_function`.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from mindrl.config.names import nearest
+from mindrl.data.records import RewardResult
+from mindrl.errors import RequestError
+
+RewardFunction = Callable[[str, str, str, Mapping[str, object]], RewardResult]
+"""`(prompt, response, ground_truth, extra) -> RewardResult`"""
+
+FUNCTIONS = {
+    "exact_match": "mindrl.rewards.text:exact_match",
+    "last_number": "mindrl.rewards.text:last_number",
+    "boxed_format": "mindrl.rewards.text:boxed_format",
+    "boxed_math": "mindrl.rewards.mathematics:boxed_math",
+}
+"""Name -> path. Paths, so that only what a run uses is imported."""
+
+
+def find(name: str) -> RewardFunction:
+    """The function of that name or path; `RequestError` when there is none."""
+    path = FUNCTIONS.get(name, name)
+    module_name, colon, attribute = path.partition(":")
+    if not colon:
+        near = nearest(name, FUNCTIONS)
+        hint = f"did you mean {near}? " if near else ""
+        raise RequestError(
+            f"reward function {name!r}: no such name; {hint}Known: {', '.join(FUNCTIONS)}, "
+            "or your own as package.module:function"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise RequestError(f"reward function {name!r}: can't import {module_name}: {error}") from error
+    function = vars(module).get(attribute)
+    if not callable(function):
+        near = nearest(attribute, [key for key, value in vars(module).items() if callable(value)])
+        hint = f"; did you mean {module_name}:{near}?" if near else ""
+        raise RequestError(f"reward function {name!r}: {module_name} has no function {attribute}{hint}")
+    return cast(RewardFunction, function)
+
+
+def score(
+    name: str,
+    *,
+    response: str,
+    ground_truth: str,
+    prompt: str = "",
+    extra: Mapping[str, object] | None = None,
+) -> float:
+    """Score one response by hand, in this process and without a time limit.
+
+    >>> score("exact_match", response="0134", ground_truth="0134")
+    1.0
+    """
+    return find(name)(prompt, response, ground_truth, extra or {}).score
