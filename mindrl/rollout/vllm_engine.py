@@ -4,14 +4,18 @@ Every rank of the default process group builds one of these; `tensor_parallel_si
 (vLLM's `external_launcher`: each rank runs its own scheduler and all take the same decisions). Weights never come
 from disk: the engine starts with dummy ones and refuses requests until the first `update_weights`.
 
-vLLM reads its environment when it is imported, so the process must have been started with the accelerator's
-`rollout_environment()`.
+vLLM reads its environment when it is imported, so the process must have been started with
+`mindrl.rollout.choose.engine_environment`.
 """
 
+import difflib
+import gc
+import logging
 import random
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +34,31 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
 from vllm.v1.worker.worker_base import WorkerBase
 
+from hal.accelerator import Accelerator
 from mindrl.data.records import FinishReason, Request, Sample, Sampling
+from mindrl.errors import RequestError
 from mindrl.rollout.engine import Memory
 from mindrl.rollout.requests import Ledger, Limits
 
 SHARED_MEMORY = Path("/dev/shm")
+
+# What the engine depends on, or what has its own key in the configuration.
+FIXED_ARGS = {
+    "model": "it is model.path",
+    "skip_tokenizer_init": "rollout is token-in, token-out",
+    "load_format": "weights come from the trainer",
+    "dtype": "it is actor.dtype",
+    "seed": "it is trainer.seed",
+    "max_model_len": "it is data.max_prompt_length + data.max_response_length",
+    "tensor_parallel_size": "it is rollout.tensor_parallel_size",
+    "pipeline_parallel_size": "an engine spans rollout.tensor_parallel_size ranks",
+    "data_parallel_size": "there are as many engines as fit the world",
+    "distributed_executor_backend": "the engine lives in the trainer's processes",
+    "logprobs_mode": "the trainer compares processed log-probs",
+    "generation_config": "sampling is what the configuration says",
+    "disable_log_stats": "nothing reads them",
+    "gpu_memory_utilization": "it is rollout.gpu_memory_utilization",
+}
 
 
 class VllmEngine:
@@ -51,6 +75,7 @@ class VllmEngine:
         seed: int,
         gpu_memory_utilization: float,
         job_id: str,
+        accelerator: Accelerator,
         kv_cache_bytes: int | None = None,
         engine_args: Mapping[str, Any] | None = None,
     ) -> None:
@@ -58,43 +83,58 @@ class VllmEngine:
 
         `hf_dir` gives config.json; no weights and no tokenizer are read. `max_sequences` run at once, the others
         wait. `job_id` is one string for all ranks of a run and differs between runs: vLLM names shared memory after
-        it. `kv_cache_bytes` per rank; None takes what `gpu_memory_utilization` leaves on a device, and on CPU just
+        it. `kv_cache_bytes` is per rank; None takes what `gpu_memory_utilization` leaves on a device, and on CPU just
         enough for `max_sequences` of `max_model_length`."""
         world_size = dist.get_world_size()
         if world_size % tensor_parallel_size:
             raise ValueError(
                 f"rollout tensor_parallel_size={tensor_parallel_size} does not divide the {world_size} ranks"
             )
+        if current_platform.device_type != accelerator.device_type:
+            raise RequestError(
+                f"this run uses {accelerator.name}, but the installed vLLM is built for "
+                f"{current_platform.device_type or 'no device it can find here'}; install the one for {accelerator.name} "
+                "or use rollout.engine=hf"
+            )
+        check_engine_args(engine_args or {})
+        self._accelerator = accelerator
         self.weight_version = -1
         self._engine_steps = 0
         self._paused = False
         self._weight_names: list[str] = []
-        arguments = dict(
-            model=str(hf_dir),
-            skip_tokenizer_init=True,
-            load_format="dummy",
-            dtype=dtype,
-            seed=seed,
-            max_model_len=max_model_length,
-            max_num_seqs=max_sequences,
-            tensor_parallel_size=tensor_parallel_size,
-            distributed_executor_backend="external_launcher",
-            gpu_memory_utilization=gpu_memory_utilization,
-            kv_cache_memory_bytes=kv_cache_bytes,
-            logprobs_mode="processed_logprobs",
-            generation_config="vllm",
-            disable_log_stats=True,
-            enforce_eager=current_platform.is_cpu(),
-            enable_sleep_mode=not current_platform.is_cpu(),
-        )
-        with _untouched_random_state(), _own_set_num_threads():
+        arguments: dict[str, Any] = {
+            "model": str(hf_dir),
+            "skip_tokenizer_init": True,
+            "load_format": "dummy",
+            "dtype": dtype,
+            "seed": seed,
+            "max_model_len": max_model_length,
+            "max_num_seqs": max_sequences,
+            "tensor_parallel_size": tensor_parallel_size,
+            "distributed_executor_backend": "external_launcher",
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "kv_cache_memory_bytes": kv_cache_bytes,
+            "logprobs_mode": "processed_logprobs",
+            "generation_config": "vllm",
+            "disable_log_stats": True,
+            "enforce_eager": current_platform.is_cpu(),
+            "enable_sleep_mode": not current_platform.is_cpu(),
+        }
+        # Start-up collects garbage five times over all of torch; it need not look at what is there already.
+        gc.freeze()
+        with _untouched_random_state(accelerator), _own_set_num_threads():
             config = EngineArgs(**(arguments | dict(engine_args or {}))).create_engine_config()
             if current_platform.is_cpu() and config.cache_config.kv_cache_memory_bytes is None:
                 config.cache_config.kv_cache_memory_bytes = _kv_cache_bytes(config)
             self._engine = LLMEngine(
-                config, executor_class=_executor_of(job_id), log_stats=False, multiprocess_mode=False
+                config,
+                executor_class=_executor_of(job_id, accelerator.current_device()),
+                log_stats=False,
+                multiprocess_mode=False,
             )
         _unlink_shared_memory(job_id)
+        # Each update warns of layers that have no weights of their own: rotary embeddings, a tied output layer.
+        logging.getLogger("vllm.model_executor.model_loader.reload").setLevel(logging.ERROR)
         self._tp_group = get_tp_group()
         self._ledger = Ledger(Limits(max_model_length, config.model_config.get_vocab_size()))
 
@@ -115,7 +155,7 @@ class VllmEngine:
         """Run the engine and return what finished, in order of sample_id."""
         finished: list[Sample] = []
         steps = 0
-        with _untouched_random_state():
+        with _untouched_random_state(self._accelerator):
             while (
                 len(self._ledger)
                 and not self._paused
@@ -163,12 +203,36 @@ class VllmEngine:
         self._engine.reset_encoder_cache()
         self.weight_version = version
 
+    def sleep(self, tags: Sequence[Memory] = ("weights", "kv_cache")) -> None:
+        """Free the named device memory; weights must be updated after waking them.
+
+        On CPU vLLM keeps the memory. Nowhere can it give up weights and keep the cache."""
+        if "weights" in tags and "kv_cache" not in tags:
+            raise ValueError(f"vLLM can't put {list(tags)} to sleep and keep the kv_cache; name both")
+        if not tags:
+            return
+        self._engine.reset_prefix_cache(reset_running_requests=True)
+        if "weights" in tags:
+            self.weight_version = -1
+        if not current_platform.is_cpu():
+            if "weights" in tags:
+                self._engine.sleep(level=2, mode="keep")
+            else:
+                self._engine.release_kv_cache_memory()
+
+    def wake_up(self, tags: Sequence[Memory] = ("weights", "kv_cache")) -> None:
+        """Take the named memory back; on CPU it was never given."""
+        if not current_platform.is_cpu():
+            self._engine.wake_up(list(tags))
+
     def close(self) -> None:
         """Free everything. Destroys the default process group, so it comes last."""
         self._engine.engine_core.shutdown()
 
     def _step(self) -> list[Sample]:
         """One engine step; what finished in it."""
+        if self.weight_version < 0:
+            raise RuntimeError("the weights were given up by sleep; update_weights comes before collect")
         finished: list[Sample] = []
         sampled: dict[int, tuple[int, ...]] = {}
         for output in self._engine.step():
@@ -212,13 +276,17 @@ class VllmEngine:
             f"samples {different[:8]}; sample {different[0]} by rank: {shown}"
         )
 
-    def sleep(self, tags: Sequence[Memory] = ("weights", "kv_cache")) -> None:
-        """Free the named device memory. On CPU vLLM can't, and this does nothing."""
-        raise NotImplementedError
 
-    def wake_up(self, tags: Sequence[Memory] = ("weights", "kv_cache")) -> None:
-        """Take the named memory back. On CPU this does nothing."""
-        raise NotImplementedError
+def check_engine_args(engine_args: Mapping[str, Any]) -> None:
+    """`RequestError` for a name that vLLM does not know or that the engine sets itself."""
+    known = [field.name for field in fields(EngineArgs)]
+    for name in engine_args:
+        if name in FIXED_ARGS:
+            raise RequestError(f"rollout.engine_args.{name} can't be set here: {FIXED_ARGS[name]}; remove it")
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise RequestError(f"rollout.engine_args.{name} is no field of vLLM's EngineArgs{hint}")
 
 
 def _sampling_params(sampling: Sampling, seed: int) -> SamplingParams:
@@ -262,7 +330,7 @@ def _kv_cache_bytes(config: VllmConfig) -> int:
     return (blocks + 1) * block * per_token * model.get_num_layers(parallel)
 
 
-def _executor_of(job_id: str) -> type[ExecutorWithExternalLauncher]:
+def _executor_of(job_id: str, local_rank: int) -> type[ExecutorWithExternalLauncher]:
     class Executor(ExecutorWithExternalLauncher):
         """Joins the default process group and names shared memory after the job.
 
@@ -270,7 +338,7 @@ def _executor_of(job_id: str) -> type[ExecutorWithExternalLauncher]:
         `env://` two jobs on one host, or a job after one that was killed, would collide."""
 
         def _distributed_args(self) -> tuple[str, int, int]:
-            return f"tcp://mindrl:{job_id}", dist.get_rank(), 0
+            return f"tcp://mindrl:{job_id}", dist.get_rank(), local_rank
 
     return Executor
 
@@ -283,15 +351,17 @@ def _unlink_shared_memory(job_id: str) -> None:
 
 
 @contextmanager
-def _untouched_random_state() -> Iterator[None]:
+def _untouched_random_state(accelerator: Accelerator) -> Iterator[None]:
     """vLLM seeds and draws from the process's generators, which belong to the trainer."""
-    kept = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    of_device, of_torch = accelerator.get_rng_state(), torch.get_rng_state()
+    of_numpy, of_python = np.random.get_state(), random.getstate()
     try:
         yield
     finally:
-        torch.set_rng_state(kept[0])
-        np.random.set_state(kept[1])
-        random.setstate(kept[2])
+        torch.set_rng_state(of_torch)
+        accelerator.set_rng_state(of_device)
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)
 
 
 @contextmanager
