@@ -102,4 +102,6 @@ def _answer_without_command(arguments: list[str]) -> int:
 def _refusals() -> tuple[type[Exception], ...]:
     """Exceptions whose message is the whole answer: ours, and hal's where the command has loaded hal."""
     hal_errors = sys.modules.get("hal.errors")
-    return (RequestError,) if hal_errors is None else (RequestError, hal_errors.HalError)
+    if hal_errors is None:
+        return (RequestError,)
+    return (RequestError, hal_errors.UnavailableError, hal_errors.KernelUnavailableError)

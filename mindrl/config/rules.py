@@ -82,7 +82,7 @@ def mini_batch_divides_into_micro_batches(config: Config) -> str | None:
 def reference_share_divides_into_micro_batches(config: Config) -> str | None:
     """With a reference policy, each copy's samples of a step are a multiple of `reference.micro_batch_size`."""
     size = config.reference.micro_batch_size
-    if size is None or config.algorithm.kl.coef == 0 or actor_layout_fits_the_world(config):
+    if size is None or not config.has_reference or actor_layout_fits_the_world(config):
         return None
     samples = config.trainer.global_batch_size * config.rollout.n_samples
     if samples % (config.data_parallel_size * size) == 0:
@@ -94,16 +94,13 @@ def reference_share_divides_into_micro_batches(config: Config) -> str | None:
 
 
 @rule
-def batch_divides_among_engines(config: Config) -> str | None:
-    """The samples of a step are a multiple of the number of rollout engines."""
-    if engines_fit_the_world(config):
-        return None
-    samples = config.trainer.global_batch_size * config.rollout.n_samples
-    if samples % config.num_engines == 0:
+def every_engine_gets_a_prompt(config: Config) -> str | None:
+    """`trainer.global_batch_size` is at least the number of rollout engines."""
+    if engines_fit_the_world(config) or config.trainer.global_batch_size >= config.num_engines:
         return None
     return (
-        f"trainer.global_batch_size: {config.trainer.global_batch_size} prompts x {config.rollout.n_samples} samples "
-        f"can't be shared equally by {config.num_engines} rollout engines"
+        f"trainer.global_batch_size: {config.trainer.global_batch_size} prompts leave some of the "
+        f"{config.num_engines} rollout engines without one; prompts are dealt out to the engines in turn"
     )
 
 

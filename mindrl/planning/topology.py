@@ -1,0 +1,76 @@
+"""Which rank is where, and which shard of the actor and of a rollout engine it holds."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+from mindrl.config.schema import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One worker process: its machine and device, and its coordinates in the actor and in the engines."""
+
+    rank: int
+    node: int
+    device: int
+    """Index among the devices of its node."""
+    tensor_parallel_rank: int
+    pipeline_parallel_rank: int
+    data_parallel_rank: int
+    engine_index: int
+    engine_rank: int
+    """Its shard of that engine."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """All places of a run, for layouts that `mindrl.config.rules` accepts."""
+
+    world_size: int
+    devices_per_node: int
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    engine_size: int
+    """Ranks per rollout engine."""
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """The topology that a configuration asks for."""
+        return cls(
+            world_size=config.cluster.world_size,
+            devices_per_node=config.cluster.devices_per_node,
+            tensor_parallel_size=config.actor.tensor_model_parallel_size,
+            pipeline_parallel_size=config.actor.pipeline_model_parallel_size,
+            engine_size=config.rollout.tensor_parallel_size,
+        )
+
+    @property
+    def data_parallel_size(self) -> int:
+        """Copies of the actor."""
+        return self.world_size // (self.tensor_parallel_size * self.pipeline_parallel_size)
+
+    @property
+    def num_engines(self) -> int:
+        """Rollout engines."""
+        return self.world_size // self.engine_size
+
+    @cached_property
+    def places(self) -> tuple[Place, ...]:
+        """Every rank's place, in order of rank."""
+        return tuple(self._place(rank) for rank in range(self.world_size))
+
+    def _place(self, rank: int) -> Place:
+        """Megatron's default order is tp-cp-ep-dp-pp, fastest first: tensor-parallel neighbours share a node."""
+        rest, tensor_parallel_rank = divmod(rank, self.tensor_parallel_size)
+        pipeline_parallel_rank, data_parallel_rank = divmod(rest, self.data_parallel_size)
+        return Place(
+            rank=rank,
+            node=rank // self.devices_per_node,
+            device=rank % self.devices_per_node,
+            tensor_parallel_rank=tensor_parallel_rank,
+            pipeline_parallel_rank=pipeline_parallel_rank,
+            data_parallel_rank=data_parallel_rank,
+            engine_index=rank // self.engine_size,
+            engine_rank=rank % self.engine_size,
+        )
