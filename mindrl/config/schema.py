@@ -43,19 +43,6 @@ class Config(Section):
         return self.cluster.world_size // self.rollout.tensor_parallel_size
 
     @property
-    def has_reference(self) -> bool:
-        """Whether there is a reference policy: only a KL penalty needs one."""
-        return self.algorithm.kl.coef > 0
-
-    @property
-    def recomputes_old_log_probs(self) -> bool:
-        """Whether old log-probs take a pass of their own.
-
-        With one optimizer step a batch the policy of the step is the old policy, and its log-probs are the old ones."""
-        one_optimizer_step = self.actor.mini_batch_size == self.trainer.global_batch_size
-        return self.algorithm.old_log_probs == "recompute" or not one_optimizer_step
-
-    @property
     def max_sequence_length(self) -> int:
         """Tokens of the longest prompt with the longest response."""
         return self.data.max_prompt_length + self.data.max_response_length
