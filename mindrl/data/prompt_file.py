@@ -1,0 +1,74 @@
+"""The preprocessed data set: a parquet file of prompts, and a .json beside it that says how they were made."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mindrl.errors import RequestError
+
+SCHEMA_VERSION = 1
+SCHEMA = pa.schema(
+    [
+        pa.field("schema_version", pa.int32()),
+        pa.field("uid", pa.string()),
+        pa.field("prompt", pa.string()),
+        pa.field("prompt_token_ids", pa.list_(pa.int32())),
+        pa.field("ground_truth", pa.string()),
+        pa.field("data_source", pa.string()),
+        pa.field("extra", pa.string()),
+        pa.field("images", pa.list_(pa.binary())),
+    ]
+)
+
+Row = Mapping[str, Any]
+"""A row, by the names of `SCHEMA`."""
+
+
+def facts_path(path: Path) -> Path:
+    """The .json beside a .parquet file."""
+    return path.with_suffix(".json")
+
+
+def write_prompt_file(path: Path, rows: Sequence[Row], facts: Mapping[str, Any]) -> None:
+    """Write both files beside their places, then rename, the one that readers ask for first last."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial_facts = facts_path(path).with_name(f"{facts_path(path).name}.{os.getpid()}.partial")
+    try:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), partial, compression="zstd")
+        partial_facts.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        partial_facts.replace(facts_path(path))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+        partial_facts.unlink(missing_ok=True)
+
+
+def read_prompt_file(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+    """The rows and the facts; `RequestError` for files that `mindrl preprocess` of this version did not write."""
+    remedy = "write it with `mindrl preprocess`"
+    for needed in (path, facts_path(path)):
+        if not needed.is_file():
+            raise RequestError(f"data set {path}: {needed} is not there; {remedy}")
+    try:
+        facts = json.loads(facts_path(path).read_text(encoding="utf-8"))
+        table = pq.read_table(path, memory_map=True)
+    except (ValueError, pa.ArrowInvalid) as error:
+        raise RequestError(f"data set {path}: can't be read: {error}; {remedy} again") from error
+    if table.schema.names != SCHEMA.names:
+        raise RequestError(
+            f"data set {path}: has columns {', '.join(table.schema.names)}, expected {', '.join(SCHEMA.names)}; {remedy}"
+        )
+    versions = set(table.column("schema_version").unique().to_pylist()) | {facts.get("schema_version")}
+    if table.num_rows == 0:
+        raise RequestError(f"data set {path}: holds no prompts; its .json says what was dropped and why")
+    if versions != {SCHEMA_VERSION}:
+        raise RequestError(
+            f"data set {path}: schema version {sorted(versions, key=str)}, this program reads {SCHEMA_VERSION}; {remedy} again"
+        )
+    return table.cast(SCHEMA), facts
