@@ -43,7 +43,7 @@ METRICS = (
     Metric(
         "kl/ppo",
         "nats per token",
-        "mean of log p_old - log p_new: how far the policy moved from the one that sampled",
+        "k3 estimate of the KL divergence from the policy before the step's updates, mean over mini-batches",
     ),
     Metric(
         "entropy", "nats per token", "mean entropy of the next-token distribution at the rollout temperature"
@@ -132,7 +132,8 @@ def markdown_page() -> str:
 
 Generated from `mindrl/trainer/metric_names.py`; `python -m mindrl.trainer.metric_names > docs/metrics.md` writes it again.
 
-`metrics.jsonl` in the run directory holds one JSON object a step: `"step"` (the first is 1) and the names below.
+`metrics.jsonl` in the run directory holds one JSON object a step: `"step"` (the first is 1; an evaluation of the
+initial model stands as step 0) and the names below.
 TensorBoard (`logs/tensorboard`) and Weights & Biases (`logs/wandb`) get the same names. A metric that has no value in
 a step is left out. A value that is not finite (NaN, infinity) stands as `null` in `metrics.jsonl`, because JSON has no
 word for it: the step stays, and a computation that went wrong stays visible.
