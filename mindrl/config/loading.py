@@ -3,16 +3,19 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import YAMLError
 
+from mindrl.config.base import Section
 from mindrl.config.explain import explain
 from mindrl.config.schema import Config
 from mindrl.errors import RequestError
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -20,6 +23,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Mappings merge key by key, lists and values are replaced. `${oc.env:NAME,default}` reads the environment and
     `${other.key}` another key. Raises `RequestError` with every problem found, one a line."""
+    return load_section(Config, path, overrides)
+
+
+def load_section(section: type[AnySection], path: str | Path, overrides: Sequence[str] = ()) -> AnySection:
+    """`load` for a file that holds another section than a run's, such as a data set's preprocessing."""
     tree = compose(Path(path))
     for override in overrides:
         _apply(override, tree)
@@ -28,9 +36,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     except OmegaConfBaseException as error:
         raise RequestError(f"{path}: {error}") from error
     try:
-        return Config.model_validate(values)
+        return section.model_validate(values)
     except ValidationError as error:
-        problems = explain(error, Config)
+        problems = explain(error, section)
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise RequestError("\n  ".join([f"{path}: {count}", *problems])) from error
 
