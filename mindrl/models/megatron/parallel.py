@@ -1,0 +1,39 @@
+"""Megatron's process groups, once per process: actor and reference share them."""
+
+import math
+
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+
+from hal import Accelerator
+from mindrl.config.schema import Config
+from mindrl.models.megatron.device import prepare
+
+
+def initialize_parallel(config: Config, accelerator: Accelerator) -> None:
+    """Bring Megatron-core to this device, make its groups for the actor's layout, and seed its generators.
+
+    The default process group must exist. Ranks are laid out tensor parallel first, then data parallel, then
+    pipeline stages. A second call with the same layout changes nothing."""
+    prepare(accelerator)
+    tensor, pipeline = config.actor.tensor_model_parallel_size, config.actor.pipeline_model_parallel_size
+    if parallel_state.model_parallel_is_initialized():
+        found = (
+            parallel_state.get_tensor_model_parallel_world_size(),
+            parallel_state.get_pipeline_model_parallel_world_size(),
+        )
+        if found != (tensor, pipeline):
+            raise ValueError(f"the process is laid out as (tensor, pipeline) = {found}, not {(tensor, pipeline)}")
+        return
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=tensor,
+        pipeline_model_parallel_size=pipeline,
+        create_gloo_process_groups=False,
+        distributed_timeout_minutes=math.ceil(config.cluster.worker_timeout_seconds / 60),
+    )
+    model_parallel_cuda_manual_seed(config.trainer.seed)
+
+
+def destroy_parallel() -> None:
+    """Forget the groups, so that another layout can be made in the same process."""
+    parallel_state.destroy_model_parallel()

@@ -1,0 +1,19 @@
+"""What neither a layer spec nor `hal.redirect` can replace in Megatron-core 0.16.1: a ledger, one file an entry.
+
+Every entry has a test that fails once the entry is no longer needed (tests/models/test_megatron_patches.py).
+"""
+
+from hal import Accelerator
+from mindrl.models.megatron.patches.ledger import Patch
+from mindrl.models.megatron.patches.optimizer_shards import OPTIMIZER_SHARDS
+from mindrl.models.megatron.patches.rng_state import GET_RNG_STATE, SET_RNG_STATE
+
+__all__ = ["LEDGER", "Patch", "apply_patches"]
+
+LEDGER: tuple[Patch, ...] = (GET_RNG_STATE, SET_RNG_STATE, OPTIMIZER_SHARDS)
+
+
+def apply_patches(accelerator: Accelerator) -> None:
+    """Put every entry of the ledger in place."""
+    for patch in LEDGER:
+        patch.apply(accelerator)

@@ -1,0 +1,106 @@
+"""Megatron's TransformerConfig from the model's architecture, the actor's layout and the user's pass-through."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+from megatron.core.transformer import TransformerConfig
+from torch.nn.functional import silu
+
+from mindrl.config.actor import ActorConfig
+from mindrl.errors import RequestError
+from mindrl.weight_maps import Architecture
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+PASSED_THROUGH = frozenset(
+    {
+        "account_for_embedding_in_pipeline_split",
+        "account_for_loss_in_pipeline_split",
+        "attention_dropout",
+        "batch_p2p_comm",
+        "batch_p2p_sync",
+        "deterministic_mode",
+        "disable_bf16_reduced_precision_matmul",
+        "distribute_saved_activations",
+        "fp32_residual_connection",
+        "hidden_dropout",
+        "num_layers_in_first_pipeline_stage",
+        "num_layers_in_last_pipeline_stage",
+        "recompute_granularity",
+        "recompute_method",
+        "recompute_modules",
+        "recompute_num_layers",
+    }
+)
+"""Fields of TransformerConfig that act in this backend and that nothing else in the configuration decides."""
+
+
+def build_transformer_config(actor: ActorConfig, arch: Architecture, *, fused_rope: bool) -> TransformerConfig:
+    """The model as Megatron-core sees it; weights are loaded afterwards, so nothing is initialised.
+
+    Raises `RequestError` for pass-through keys that don't exist or have no effect, and for what Megatron-core
+    itself refuses."""
+    check_pass_through(actor.transformer_config)
+    dtype = DTYPES[actor.dtype]
+    settings: dict[str, Any] = dict(
+        num_layers=arch.num_layers,
+        hidden_size=arch.hidden_size,
+        ffn_hidden_size=arch.intermediate_size,
+        num_attention_heads=arch.num_heads,
+        num_query_groups=arch.num_kv_heads,
+        kv_channels=arch.head_dim,
+        normalization="RMSNorm",
+        layernorm_epsilon=arch.rms_norm_eps,
+        qk_layernorm=arch.qk_norm,
+        add_bias_linear=False,
+        add_qkv_bias=arch.qkv_bias,
+        gated_linear_unit=True,
+        activation_func=silu,
+        use_te_activation_func=True,  # the hook that takes the spec's activation module, whoever made it
+        apply_rope_fusion=fused_rope,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype is torch.bfloat16,
+        tensor_model_parallel_size=actor.tensor_model_parallel_size,
+        sequence_parallel=actor.sequence_parallel and actor.tensor_model_parallel_size > 1,
+        pipeline_model_parallel_size=actor.pipeline_model_parallel_size,
+        calculate_per_token_loss=True,  # keeps Megatron from dividing the loss by counts of its own
+        perform_initialization=False,
+        transformer_impl="local",
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        persist_layer_norm=False,
+        gradient_accumulation_fusion=False,
+    )
+    try:
+        return TransformerConfig(**(settings | actor.transformer_config))
+    except (ValueError, AssertionError, TypeError) as error:
+        raise RequestError(
+            f"Megatron-core refuses the model's configuration with actor.transformer_config "
+            f"{actor.transformer_config}: {error}"
+        ) from error
+
+
+def check_pass_through(overrides: Mapping[str, Any]) -> None:
+    """Refuse keys of `actor.transformer_config` that Megatron-core lacks or that would not act."""
+    known = {field.name for field in fields(TransformerConfig)}
+    for key in overrides:
+        if key in PASSED_THROUGH:
+            continue
+        if key in known:
+            raise RequestError(
+                f"actor.transformer_config: {key} is a field of Megatron-core's TransformerConfig, but this backend "
+                f"decides it itself (from the model, the actor's layout and the kernels) or does not support it. "
+                f"Fields that are passed through: {', '.join(sorted(PASSED_THROUGH))}."
+            )
+        near = difflib.get_close_matches(key, known, n=1)
+        raise RequestError(
+            f"actor.transformer_config: Megatron-core's TransformerConfig has no field {key}"
+            + (f"; did you mean {near[0]}?" if near else ".")
+        )
