@@ -8,7 +8,7 @@ Knows torch, and nothing that is built on it.
 """
 
 from hal import communication
-from hal.accelerator import Accelerator, Event, Memory, Stream
+from hal.accelerator import Accelerator, EventLike, Memory, StreamLike
 from hal.discovery import Candidate, candidates, choose
 from hal.errors import (
     CommunicationError,
@@ -26,7 +26,7 @@ __all__ = [
     "Accelerator",
     "Candidate",
     "CommunicationError",
-    "Event",
+    "EventLike",
     "HalError",
     "KernelFacts",
     "KernelUnavailableError",
@@ -35,7 +35,7 @@ __all__ = [
     "Redirect",
     "RedirectError",
     "Selection",
-    "Stream",
+    "StreamLike",
     "UnavailableError",
     "candidates",
     "choose",

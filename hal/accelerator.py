@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 
-class Stream(Protocol):
+class StreamLike(Protocol):
     """A queue of work on a device; on devices without queues, an object whose every wait is over at once."""
 
     def synchronize(self) -> None: ...
@@ -23,7 +23,7 @@ class Stream(Protocol):
     def query(self) -> bool: ...
 
 
-class Event(Protocol):
+class EventLike(Protocol):
     """A mark in a stream."""
 
     def record(self, stream: Any = None) -> None: ...
@@ -84,16 +84,16 @@ class Accelerator(ABC):
 
     @property
     @abstractmethod
-    def Stream(self) -> Callable[..., Stream]:
+    def Stream(self) -> Callable[..., StreamLike]:
         """Makes a stream."""
 
     @property
     @abstractmethod
-    def Event(self) -> Callable[..., Event]:
+    def Event(self) -> Callable[..., EventLike]:
         """Makes an event; `enable_timing=True` allows `elapsed_time` (milliseconds)."""
 
     @abstractmethod
-    def current_stream(self) -> Stream:
+    def current_stream(self) -> StreamLike:
         """The stream that work goes to."""
 
     @abstractmethod

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from hal.accelerator import Accelerator
+from hal.accelerator import Accelerator, StreamLike
 
 _BOUND_TO_CUDA = (
-    "CUDAGraph CUDAPluggableAllocator ExternalStream MemPool graph graph_pool_handle use_mem_pool "
-    "get_device_capability power_draw utilization temperature clock_rate"
-).split()  # noqa: SIM905 - a list literal would take a line each
+    *("CUDAGraph", "CUDAPluggableAllocator", "graph", "graph_pool_handle", "ExternalStream", "MemPool"),
+    *("use_mem_pool", "get_device_capability", "power_draw", "utilization", "temperature", "clock_rate"),
+)
 """Facilities without a counterpart in the contract: the device's own torch module has them, or they are refused."""
 
 _TENSOR_TYPES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Byte", "Bool")
@@ -30,9 +30,7 @@ class CudaFacade(ModuleType):
         self.device_count = accelerator.device_count
         self.OutOfMemoryError = torch.OutOfMemoryError
         self.amp = torch.cuda.amp
-        self.nvtx = SimpleNamespace(
-            range_push=_ignore, range_pop=_ignore, mark=_ignore, range=lambda *_, **__: nullcontext()
-        )
+        self.nvtx = SimpleNamespace(range_push=_ignore, range_pop=_ignore, mark=_ignore, range=_no_context)
         self.random = SimpleNamespace(
             get_rng_state=self.get_rng_state,
             set_rng_state=self.set_rng_state,
@@ -100,10 +98,10 @@ class CudaFacade(ModuleType):
     def synchronize(self, device: Any = None) -> None:
         self._accelerator.synchronize()
 
-    def current_stream(self, device: Any = None) -> Any:
+    def current_stream(self, device: Any = None) -> StreamLike:
         return self._accelerator.current_stream()
 
-    def default_stream(self, device: Any = None) -> Any:
+    def default_stream(self, device: Any = None) -> StreamLike:
         if self._accelerator.device_type == "cpu":
             return self._accelerator.current_stream()
         return self._own.default_stream(device)
@@ -157,7 +155,7 @@ class CudaFacade(ModuleType):
         self._accelerator.reset_peak_memory()
 
     def mem_get_info(self, device: Any = None) -> tuple[int, int]:
-        return tuple(self._accelerator.memory_info())
+        return self._accelerator.memory_info()
 
     def memory_stats(self, device: Any = None) -> dict[str, int]:
         """The device's own statistics; the host knows four of them."""
@@ -185,6 +183,10 @@ class _HostGenerators:
 
 def _ignore(*_: Any, **__: Any) -> None:
     """Profiler marks are CUDA's."""
+
+
+def _no_context(*_: Any, **__: Any) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def _index(device: Any) -> int | None:

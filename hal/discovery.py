@@ -5,6 +5,7 @@ loads to a callable that returns an `Accelerator` or raises `UnavailableError` w
 """
 
 import difflib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -12,6 +13,8 @@ from importlib.metadata import entry_points
 from hal.accelerator import Accelerator
 from hal.devices import cpu, cuda, npu
 from hal.errors import UnavailableError
+
+_log = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "hal.accelerators"
 
@@ -29,6 +32,8 @@ class Candidate:
     accelerator: Accelerator | None
     reason: str | None
     """Why it can't be used, and what to do; None if it can."""
+    hardware: bool = False
+    """It can't be used although the machine shows such a device."""
 
 
 def candidates() -> tuple[Candidate, ...]:
@@ -52,11 +57,14 @@ def candidates() -> tuple[Candidate, ...]:
 def choose(name: str = "auto") -> Accelerator:
     """The accelerator called `name`, or with `auto` the first usable one.
 
-    Raises `UnavailableError` with every candidate's reason."""
+    `auto` that passes over a device which the machine does have is logged as a warning. Raises `UnavailableError`
+    with every candidate's reason."""
     found = candidates()
     for candidate in found:
         if candidate.accelerator is not None and name in ("auto", candidate.name):
             return candidate.accelerator
+        if candidate.hardware and name == "auto":
+            _log.warning("accelerator %s is passed over: %s", candidate.name, candidate.reason)
     raise UnavailableError(_why_not(name, found))
 
 
@@ -64,7 +72,7 @@ def _look(name: str, finder: Finder) -> Candidate:
     try:
         return Candidate(name, finder(), None)
     except UnavailableError as error:
-        return Candidate(name, None, str(error))
+        return Candidate(name, None, str(error), error.hardware)
 
 
 def _why_not(name: str, found: tuple[Candidate, ...]) -> str:

@@ -6,7 +6,11 @@ class HalError(RuntimeError):
 
 
 class UnavailableError(HalError):
-    """An accelerator can't be used here."""
+    """An accelerator can't be used here; `hardware` says that the machine shows such a device all the same."""
+
+    def __init__(self, message: str, *, hardware: bool = False) -> None:
+        super().__init__(message)
+        self.hardware = hardware
 
 
 class KernelUnavailableError(HalError):

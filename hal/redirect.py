@@ -22,10 +22,11 @@ from hal.cuda_facade import CudaFacade
 from hal.errors import RedirectError
 
 _FACTORIES = (
-    "arange asarray as_tensor empty empty_like empty_strided eye full full_like linspace logspace ones ones_like "
-    "rand rand_like randint randint_like randn randn_like randperm scalar_tensor tensor tril_indices triu_indices "
-    "zeros zeros_like Generator autocast load"
-).split()  # noqa: SIM905 - a list literal would take a line each
+    *("tensor", "as_tensor", "asarray", "scalar_tensor", "empty", "empty_like", "empty_strided", "eye"),
+    *("zeros", "zeros_like", "ones", "ones_like", "full", "full_like", "arange", "linspace", "logspace"),
+    *("rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "randperm"),
+    *("tril_indices", "triu_indices", "Generator", "autocast", "load"),
+)
 """Functions of torch that take a device by keyword (`device`, `device_type` or `map_location`)."""
 
 _DEVICE_KEYWORDS = ("device", "device_type", "map_location")

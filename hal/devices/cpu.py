@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ class CpuAccelerator(Accelerator):
         return self._stream
 
     @contextmanager
-    def stream(self, stream: Any) -> Iterator[Any]:
+    def stream(self, stream: Any) -> Generator[Any]:
         yield stream
 
     def empty_cache(self) -> None:

@@ -57,23 +57,22 @@ class CudaAccelerator(ModuleBacked):
 
 def find() -> CudaAccelerator:
     """The accelerator, or `UnavailableError` with the reason."""
+    nodes = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
+    machine = f"this machine has {', '.join(nodes)}" if nodes else "this machine shows no NVIDIA GPU in /dev"
     if torch.version.hip is not None:
         raise UnavailableError(
-            f"torch {torch.__version__} is a ROCm build, on which nothing here was ever run; use cpu"
+            f"torch {torch.__version__} is a ROCm build, on which nothing here was tried; use cpu"
         )
     if torch.version.cuda is None:
         raise UnavailableError(
-            f"torch {torch.__version__} was built without CUDA; {_hardware()}, "
-            "install requirements/cuda.txt where there is one"
+            f"torch {torch.__version__} was built without CUDA; {machine}, "
+            "install requirements/cuda.txt where there is one",
+            hardware=bool(nodes),
         )
     if not torch.cuda.is_available():
         raise UnavailableError(
-            f"torch {torch.__version__} finds no CUDA device; {_hardware()}, "
-            "look at `nvidia-smi` and at CUDA_VISIBLE_DEVICES"
+            f"torch {torch.__version__} finds no CUDA device; {machine}, "
+            "look at `nvidia-smi` and at CUDA_VISIBLE_DEVICES",
+            hardware=bool(nodes),
         )
     return CudaAccelerator()
-
-
-def _hardware() -> str:
-    found = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
-    return f"this machine has {', '.join(found)}" if found else "this machine shows no NVIDIA GPU in /dev"

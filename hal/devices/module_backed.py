@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from hal.accelerator import Accelerator, Event, Memory, Stream
+from hal.accelerator import Accelerator, Memory
 from hal.devices.cpu import tensor_type_name
 
 
@@ -36,14 +36,14 @@ class ModuleBacked(Accelerator):
         self.module.synchronize()
 
     @property
-    def Stream(self) -> Callable[..., Stream]:
+    def Stream(self) -> Callable[..., Any]:
         return self.module.Stream
 
     @property
-    def Event(self) -> Callable[..., Event]:
+    def Event(self) -> Callable[..., Any]:
         return self.module.Event
 
-    def current_stream(self) -> Stream:
+    def current_stream(self) -> Any:
         return self.module.current_stream()
 
     def stream(self, stream: Any) -> AbstractContextManager[Any]:

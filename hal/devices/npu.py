@@ -64,26 +64,26 @@ class NpuAccelerator(ModuleBacked):
 
 def find() -> NpuAccelerator:
     """The accelerator, or `UnavailableError` with the reason."""
+    nodes = sorted(path.name for path in Path("/dev").glob("davinci[0-9]*"))
+    machine = f"this machine has {', '.join(nodes)}" if nodes else "this machine shows no Ascend NPU in /dev"
     if find_spec("torch_npu") is None:
         raise UnavailableError(
-            f"the package torch_npu is not installed; {_hardware()}, "
-            "install requirements/npu-production.txt where there is one"
+            f"the package torch_npu is not installed; {machine}, "
+            "install requirements/npu-production.txt where there is one",
+            hardware=bool(nodes),
         )
     try:
         importlib.import_module("torch_npu")
     except (ImportError, OSError, RuntimeError) as error:
         raise UnavailableError(
-            f"torch_npu is installed but does not load ({error}); {_hardware()}, "
-            "source the CANN toolkit's set_env.sh, and match torch_npu to torch " + torch.__version__
+            f"torch_npu is installed but does not load ({error}); {machine}, "
+            f"source the CANN toolkit's set_env.sh, and match torch_npu to torch {torch.__version__}",
+            hardware=bool(nodes),
         ) from error
     module: Any = getattr(torch, "npu", None)
     if module is None or not module.is_available():
         raise UnavailableError(
-            f"torch_npu finds no device; {_hardware()}, look at `npu-smi info` and at ASCEND_RT_VISIBLE_DEVICES"
+            f"torch_npu finds no device; {machine}, look at `npu-smi info` and at ASCEND_RT_VISIBLE_DEVICES",
+            hardware=bool(nodes),
         )
     return NpuAccelerator(module)
-
-
-def _hardware() -> str:
-    found = sorted(path.name for path in Path("/dev").glob("davinci[0-9]*"))
-    return f"this machine has {', '.join(found)}" if found else "this machine shows no Ascend NPU in /dev"

@@ -1,7 +1,9 @@
 """Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762, equation 1), grouped-query, dense or packed."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -46,16 +48,8 @@ def reference(
     Query head h reads key head h // (heads // kv_heads). `causal`: token i sees tokens 0..i of its own sequence.
     Softmax in float32 at least. `dropout_p` drops probabilities; which ones differs between providers."""
     if cu_seqlens is not None:
-        lengths: list[int] = cu_seqlens.diff().tolist()
-        parts = zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)
-        return torch.cat(
-            [
-                reference(
-                    q[None], k[None], v[None], softmax_scale=softmax_scale, causal=causal, dropout_p=dropout_p
-                )[0]
-                for q, k, v in parts
-            ]
-        )
+        options = {"softmax_scale": softmax_scale, "causal": causal, "dropout_p": dropout_p}
+        return each_sequence(functools.partial(reference, **options), query, key, value, cu_seqlens)
     group = query.shape[2] // key.shape[2]
     wide = torch.promote_types(query.dtype, torch.float32)
     q, k, v = (tensor.to(wide).transpose(1, 2) for tensor in (query, key, value))
@@ -67,10 +61,24 @@ def reference(
     return (probabilities @ v.repeat_interleave(group, dim=1)).transpose(1, 2).to(query.dtype)
 
 
+def each_sequence(
+    dense: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+) -> torch.Tensor:
+    """Packed attention by dense attention on one sequence after the other."""
+    # `split` and not slices: the backward of a slice fills a tensor of all tokens, once a sequence.
+    lengths = cast(list[int], cu_seqlens.diff().tolist())
+    parts = [torch.split(tensor, lengths) for tensor in (query, key, value)]
+    return torch.cat([dense(q[None], k[None], v[None])[0] for q, k, v in zip(*parts, strict=True)])
+
+
 def samples() -> list[Sample]:
     """Dense and packed; grouped, single and equal heads; unequal value heads; sequences of one token."""
 
-    def call(name: str, *leading: int, kv_heads: int = 2, value_dim: int = 8, **options: object) -> Sample:
+    def call(name: str, *leading: int, kv_heads: int = 2, value_dim: int = 8, **options: Any) -> Sample:
         tensors = (
             normal(*leading, 4, 8, seed=0),
             normal(*leading, kv_heads, 8, seed=1),
@@ -81,7 +89,7 @@ def samples() -> list[Sample]:
         )
         return Sample(name, tensors, {"softmax_scale": 8**-0.5, **options}, facts)
 
-    packed = {"cu_seqlens": torch.tensor([0, 5, 6, 17], dtype=torch.int32), "max_seqlen": 11}
+    packed: dict[str, Any] = {"cu_seqlens": torch.tensor([0, 5, 6, 17], dtype=torch.int32), "max_seqlen": 11}
     return [
         call("dense grouped", 2, 9),
         call("dense equal heads", 1, 5, kv_heads=4),

@@ -1,7 +1,7 @@
 """Log-prob of given next tokens and entropy of their distribution, straight from hidden states."""
 
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
@@ -47,7 +47,7 @@ def reference(
 
     `vocab_size` counts real ids over all ranks; rows from there on are padding: probability and gradient zero.
     `chunk_size` bounds memory where a provider works in pieces of that many tokens; it changes no result."""
-    everything = weight if group is None else _GatherRows.apply(weight, group)
+    everything = weight if group is None else cast(torch.Tensor, _GatherRows.apply(weight, group))
     logits = (hidden @ everything[:vocab_size].T).to(torch.promote_types(hidden.dtype, torch.float32))
     log_probs = (logits / temperature).log_softmax(dim=-1)
     entropy = -(log_probs.exp() * log_probs).sum(dim=-1)

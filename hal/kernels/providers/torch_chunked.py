@@ -1,7 +1,7 @@
 """Token log-probs in pieces of a few tokens: [tokens, vocabulary] never exists, forward or backward."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -20,7 +20,10 @@ def token_log_probs(
     chunk_size: int = 256,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Keeps hidden states and two numbers a token for the backward pass, which computes the logits again."""
-    return _TokenLogProbs.apply(hidden, weight, targets, temperature, vocab_size, group, chunk_size)
+    return cast(
+        tuple[torch.Tensor, torch.Tensor],
+        _TokenLogProbs.apply(hidden, weight, targets, temperature, vocab_size, group, chunk_size),
+    )
 
 
 class _TokenLogProbs(torch.autograd.Function):

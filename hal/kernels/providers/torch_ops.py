@@ -26,10 +26,7 @@ def rotary(
         _pairs(part, interleaved) for part in (x[..., :rotary_dim], cos, sin)
     )
     first, second = (x1 * cos1 - x2 * sin1).to(x.dtype), (x2 * cos2 + x1 * sin2).to(x.dtype)
-    if interleaved:
-        turned = (torch.stack((first, second), dim=-1).flatten(-2),)
-    else:
-        turned = (first, second)
+    turned = (torch.stack((first, second), dim=-1).flatten(-2),) if interleaved else (first, second)
     return torch.cat((*turned, x[..., rotary_dim:]), dim=-1)
 
 

@@ -1,9 +1,12 @@
 """Attention by torch's `scaled_dot_product_attention`, which takes the device's own fused kernel where there is one."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 
 from hal.accelerator import Accelerator
+from hal.kernels.attention import each_sequence
 from hal.kernels.facts import KernelFacts
 from hal.kernels.provider import Provider
 
@@ -20,14 +23,10 @@ def attention(
     max_seqlen: int | None = None,
 ) -> torch.Tensor:
     """Packed sequences one after the other: exact on every device, at the price of one launch each."""
+    dense = functools.partial(_dense, scale=softmax_scale, causal=causal, dropout_p=dropout_p)
     if cu_seqlens is None:
-        return _dense(query, key, value, softmax_scale, causal, dropout_p)
-    # `split` and not slices: the backward of a slice fills a tensor of all tokens, once a sequence.
-    lengths: list[int] = cu_seqlens.diff().tolist()
-    parts = zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)
-    return torch.cat(
-        [_dense(q[None], k[None], v[None], softmax_scale, causal, dropout_p)[0] for q, k, v in parts]
-    )
+        return dense(query, key, value)
+    return each_sequence(dense, query, key, value, cu_seqlens)
 
 
 def _dense(

@@ -1,0 +1,65 @@
+"""A kernel against its op's reference: the same results, the same gradients, on every sample."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hal.accelerator import Accelerator
+from hal.kernels.provider import Provider
+from hal.kernels.registry import OPS
+from hal.kernels.sample import Sample
+from hal.kernels.tolerances import allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Results, and gradients of the floating-point inputs for a fixed direction of the results."""
+
+    results: list[torch.Tensor]
+    gradients: list[torch.Tensor]
+
+
+def run(function: Callable[..., Any], sample: Sample) -> Outcome:
+    """Forward and backward."""
+    inputs = [tensor.detach().clone().requires_grad_(tensor.is_floating_point()) for tensor in sample.tensors]
+    output = function(*inputs, **sample.options)
+    results: list[torch.Tensor] = list(output) if isinstance(output, tuple) else [output]  # pyright: ignore
+    wanted = [tensor for tensor in inputs if tensor.requires_grad]
+    gradients = torch.autograd.grad(results, wanted, [_direction(result) for result in results])
+    return Outcome([result.detach() for result in results], list(gradients))
+
+
+def check_kernel(provider: Provider, accelerator: Accelerator, sample: Sample, dtype: torch.dtype) -> None:
+    """Compare with the reference in float64 on the host, on inputs rounded to `dtype`."""
+    rounded = sample.to(accelerator.device(), dtype)
+    found = run(provider.function, rounded)
+    exact = run(OPS[provider.op].reference, rounded.to(torch.device("cpu"), torch.float64))
+    of_results, of_gradients = allowed(provider.op, dtype)
+    label = f"{provider.op}/{provider.name} on {accelerator.name}, {dtype}, {sample.name!r}"
+    for kind, got, want, limit in (
+        ("result", found.results, exact.results, of_results),
+        ("gradient", found.gradients, exact.gradients, of_gradients),
+    ):
+        for index, error in enumerate(errors(got, want)):
+            assert error <= limit, f"{label}: {kind} {index} is off by {error:.2e}, allowed {limit:.2e}"
+
+
+def errors(got: Sequence[torch.Tensor], want: Sequence[torch.Tensor]) -> list[float]:
+    """max|a - b| / max|b|, tensor by tensor; infinite where shapes differ or numbers are missing."""
+    return [_error(a, b) for a, b in zip(got, want, strict=True)]
+
+
+def _error(got: torch.Tensor, want: torch.Tensor) -> float:
+    if got.shape != want.shape or not bool(got.isfinite().all()):
+        return float("inf")
+    scale = max(want.abs().max().item(), torch.finfo(torch.float32).tiny)
+    return (got.to(want.device, want.dtype) - want).abs().max().item() / scale
+
+
+def _direction(result: torch.Tensor) -> torch.Tensor:
+    """The same numbers between -1 and 1 for every type and device, all of them exact in bfloat16."""
+    count = torch.arange(result.numel(), dtype=torch.float64)
+    numbers = ((count * 37) % 64 - 31.5) / 32
+    return numbers.reshape(result.shape).to(result.device, result.dtype)
