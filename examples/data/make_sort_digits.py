@@ -1,4 +1,4 @@
-"""Write the quick start's data set: sort four digits.
+"""Write the quick start's data set: sort four different digits.
 
     python examples/data/make_sort_digits.py --output-dir outputs/quickstart/data
 
@@ -11,16 +11,19 @@ import json
 import os
 import random
 from collections.abc import Sequence
+from itertools import permutations
+from math import perm
 from pathlib import Path
+from string import digits
 
 NUM_DIGITS = 4
+NUM_PROMPTS = perm(len(digits), NUM_DIGITS)
 
 
 def make_rows(count: int, seed: int) -> list[dict[str, str]]:
     """`count` different prompts with their answers, in random order."""
-    numbers = random.Random(seed).sample(range(10**NUM_DIGITS), count)
-    digits = [f"{number:0{NUM_DIGITS}d}" for number in numbers]
-    return [{"prompt": f"sort {text}: ", "answer": "".join(sorted(text))} for text in digits]
+    chosen = random.Random(seed).sample(list(permutations(digits, NUM_DIGITS)), count)
+    return [{"prompt": f"sort {''.join(text)}: ", "answer": "".join(sorted(text))} for text in chosen]
 
 
 def write_jsonl(path: Path, rows: Sequence[dict[str, str]]) -> None:
@@ -35,16 +38,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--train", type=int, default=8192, help="prompts to train on (default: %(default)s)")
+    parser.add_argument("--train", type=int, default=4096, help="prompts to train on (default: %(default)s)")
     parser.add_argument(
         "--heldout", type=int, default=512, help="prompts to evaluate on (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    if args.train < 1 or args.heldout < 1 or args.train + args.heldout > 10**NUM_DIGITS:
+    if args.train < 1 or args.heldout < 1 or args.train + args.heldout > NUM_PROMPTS:
         parser.error(
             f"--train {args.train} and --heldout {args.heldout}: both must be positive, and there are only "
-            f"{10**NUM_DIGITS} different prompts of {NUM_DIGITS} digits"
+            f"{NUM_PROMPTS} prompts of {NUM_DIGITS} different digits"
         )
     args.output_dir.mkdir(parents=True, exist_ok=True)
     rows = make_rows(args.train + args.heldout, args.seed)
