@@ -3,13 +3,46 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mindrl.data.records import Prompt, Sample
-from mindrl.evaluation.requests import EvaluationSettings, evaluation_requests
+from mindrl.data.records import Prompt, Sample, Sampling
+from mindrl.data.requests import make_requests
+from mindrl.errors import RequestError
 from mindrl.evaluation.result import EvaluationResult, ScoredResponse, summarize
 from mindrl.rollout.engine import RolloutEngine
 
 STEPS_BETWEEN_LOOKS = 16
 """Engine steps between two reports of progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSettings:
+    """How responses are drawn."""
+
+    max_response_length: int
+    """Tokens, the closing one included."""
+    stop_token_ids: tuple[int, ...]
+    """Tokens that end a response."""
+    temperature: float = 0.0
+    """0 is greedy decoding."""
+    n_samples: int = 1
+    """Responses per prompt."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """`RequestError` for more than one greedy response: they would all be equal."""
+        if self.temperature == 0 and self.n_samples > 1:
+            raise RequestError(
+                f"evaluation with n_samples {self.n_samples} at temperature 0 gives {self.n_samples} equal responses "
+                "to each prompt; use n_samples 1, or a temperature above 0"
+            )
+
+    @property
+    def sampling(self) -> Sampling:
+        """For the engine."""
+        return Sampling(
+            temperature=self.temperature,
+            max_tokens=self.max_response_length,
+            stop_token_ids=self.stop_token_ids,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +112,9 @@ def _run(
     on_progress: Callable[[int], None],
 ) -> list[Sample]:
     """All responses, in order of sample_id."""
-    requests = evaluation_requests(prompts, settings)
+    requests = make_requests(
+        prompts, range(len(prompts)), settings.sampling, settings.n_samples, seed_path=(settings.seed,)
+    )
     engine.submit(requests)
     samples: list[Sample] = []
     while len(samples) < len(requests):

@@ -19,7 +19,7 @@ from mindrl.report.theme import COLOURS
 
 MOST_POINTS = 500
 """Points a line is drawn with; more can't be told apart on a screen."""
-INCHES = (5.0, 2.55)
+INCHES = (4.3, 2.25)
 STYLE = {
     "svg.fonttype": "none",  # text stays text: small, selectable, in the page's own font
     "font.family": "DejaVu Sans",
@@ -74,7 +74,7 @@ def draw(panel: Panel, lines: Sequence[Line], thresholds: Sequence[tuple[str, fl
         elif panel.kind == "points":
             _points(axes, lines)
         else:
-            _smoothed(axes, lines, panel.log)
+            _lines(axes, lines, panel)
         _scale(axes, panel, lines)
         for label, value in thresholds:
             _threshold(axes, label, value, panel.log)
@@ -88,11 +88,11 @@ def _ink(name: str) -> str:
     return COLOURS[name].stand_in
 
 
-def _smoothed(axes: Axes, lines: Sequence[Line], log: bool) -> None:
-    """Every value as a faint line with the moving mean over it; first lines come out on top."""
+def _lines(axes: Axes, lines: Sequence[Line], panel: Panel) -> None:
+    """The moving mean with every value as a faint line behind it, or just the values; first lines come out on top."""
     for depth, line in enumerate(lines):
-        values = np.where(line.values > 0, line.values, np.nan) if log else line.values
-        window = window_for(len(values))
+        values = np.where(line.values > 0, line.values, np.nan) if panel.log else line.values
+        window = window_for(len(values)) if panel.kind == "smoothed" else 1
         colour, order = _ink(line.colour), 10 - depth
         if window > 1:
             axes.plot(
@@ -116,7 +116,7 @@ def _points(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def _stack(axes: Axes, lines: Sequence[Line]) -> None:
-    thinned = [thin_mean(line.steps, np.nan_to_num(line.values), MOST_POINTS // 3) for line in lines]
+    thinned = [thin_mean(line.steps, np.nan_to_num(line.values), MOST_POINTS // 6) for line in lines]
     axes.stackplot(
         thinned[0][0],
         *[values for _, values in thinned],

@@ -23,9 +23,9 @@ def tiles(figures: KeyFigures) -> str:
     of_total = f" <i>of {figures.total_steps:,}</i>" if figures.total_steps else ""
     world = f" <i>×</i> {figures.world_size}" if figures.world_size else ""
     entries = [
-        ("Reward, first → last 10 steps", short(figures.reward_first) + arrow + short(figures.reward_last)),
-        ("Accuracy, before → after", short(figures.eval_before) + arrow + short(figures.eval_after)),
-        ("Largest train / rollout gap", short(figures.max_logprob_gap)),
+        ("Reward", short(figures.reward_first) + arrow + short(figures.reward_last)),
+        ("Accuracy", short(figures.eval_before) + arrow + short(figures.eval_after)),
+        ("Largest log-prob gap", short(figures.max_logprob_gap)),
         ("Steps", f"{figures.steps:,}{of_total}"),
         ("Time", duration(figures.seconds)),
         ("Tokens per second", short(figures.tokens_per_second)),

@@ -36,8 +36,9 @@ class Panel:
     title: str
     caption: str
     curves: Sequence[Curve]
-    kind: Literal["lines", "points", "stacked"] = "lines"
-    """`lines` are smoothed; `points` are joined as they are (few values); `stacked` areas add up to a whole."""
+    kind: Literal["smoothed", "exact", "points", "stacked"] = "smoothed"
+    """`smoothed` has the moving mean over the faint values; `exact` the values; `points` few values, joined;
+    `stacked` areas that add up to a whole."""
     log: bool = False
     unit: str = ""
     thresholds: Sequence[Threshold] = ()
@@ -92,7 +93,7 @@ POLICY = (
     ),
     Panel(
         "Lost signal",
-        "Share of clipped tokens, of groups that all scored alike, of truncated responses.",
+        "Shares that teach nothing or too little: clipped tokens, groups of one score, cut responses.",
         _curves(
             ("clipped", "clip_fraction"),
             ("zero variance", "groups/zero_variance_fraction"),
@@ -100,7 +101,9 @@ POLICY = (
         ),
         unit="fraction",
     ),
-    Panel("Learning rate", "Of each step.", _curves(("lr", "lr"))),
+    Panel(
+        "Learning rate", "Peak after warm-up, then the schedule's decay.", _curves(("lr", "lr")), kind="exact"
+    ),
 )
 GAP = Panel(
     "Train / rollout gap",

@@ -52,10 +52,10 @@ p {{ margin: 0; }}
 .head {{ display: flex; flex-wrap: wrap; align-items: baseline; gap: 6px 14px; }}
 .pill {{ font-size: 12px; font-weight: 600; padding: 2px 10px; border-radius: 99px; border: 1px solid currentColor; }}
 .done {{ color: var(--green); }} .open {{ color: var(--orange); }} .bad {{ color: var(--red); }}
-.tiles {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin-top: 22px; }}
+.tiles {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(158px, 1fr)); gap: 12px; margin-top: 22px; }}
 .tile, figure, .card {{ background: var(--card); border: 1px solid var(--line); border-radius: 10px; }}
 .tile {{ padding: 12px 16px 14px; }}
-.tile b {{ display: block; font-size: 21px; font-weight: 620; line-height: 1.3; font-variant-numeric: tabular-nums;
+.tile b {{ display: block; font-size: 19px; font-weight: 620; line-height: 1.3; font-variant-numeric: tabular-nums;
   white-space: nowrap; }}
 .tile i {{ font-style: normal; font-weight: 400; color: var(--muted); padding: 0 3px; }}
 .panels {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 370px), 1fr)); gap: 14px; }}
