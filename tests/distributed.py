@@ -40,7 +40,9 @@ def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, timeout
         for rank in range(world_size):
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(
-                target=_run_rank, args=(sender, rank, world_size, directory, port, timeout, fn, args), daemon=True
+                target=_run_rank,
+                args=(sender, rank, world_size, directory, port, timeout, fn, args),
+                daemon=True,
             )
             process.start()
             sender.close()

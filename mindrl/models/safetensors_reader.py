@@ -43,5 +43,7 @@ class SafetensorsReader:
         if file_name and file_name not in self._files:
             self._files[file_name] = safe_open(self._directory / file_name, framework="pt")
         if not file_name or name not in self._files[file_name].keys():  # noqa: SIM118  no mapping
-            raise RequestError(f"the weights in {self._directory} lack {name}, which the model's config.json implies.")
+            raise RequestError(
+                f"the weights in {self._directory} lack {name}, which the model's config.json implies."
+            )
         return self._files[file_name].get_tensor(name)

@@ -18,17 +18,17 @@ FAMILIES = ("qwen2-tied", "qwen3-untied", "llama-untied")
 def save_tiny_model(directory: Path, family: str) -> Path:
     """A random model with norms and biases away from their initial values."""
     name, tied = family.rsplit("-", 1)
-    sizes: dict[str, Any] = dict(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=tied == "tied",
-        rms_norm_eps=1e-6,
-    )
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": tied == "tied",
+        "rms_norm_eps": 1e-6,
+    }
     config = {
         "qwen2": lambda: transformers.Qwen2Config(**sizes),
         "qwen3": lambda: transformers.Qwen3Config(**sizes, head_dim=16),
@@ -103,19 +103,28 @@ def make_config(
         {
             "cluster": {"devices_per_node": world_size},
             "model": {"path": str(model)},
-            "data": {"train": [{"path": "unused.parquet"}], "max_prompt_length": 8, "max_response_length": 12},
+            "data": {
+                "train": [{"path": "unused.parquet"}],
+                "max_prompt_length": 8,
+                "max_response_length": 12,
+            },
             "actor": {
                 "tensor_model_parallel_size": tensor,
                 "pipeline_model_parallel_size": pipeline,
                 "sequence_parallel": tensor > 1,
                 "micro_batch_size": micro_batch_size,
-                "mini_batch_size": 8 * world_size,
+                "mini_batch_size": 24 * world_size,
                 "optimizer": {"lr": 0.01, "weight_decay": 0.1, "clip_grad": 0.5, **optimizer},
                 "transformer_config": transformer_config or {},
             },
             "rollout": {"n_samples": 2, "temperature": temperature},
             "reward": {"functions": [{"name": "unused"}]},
             "algorithm": {"kl": {"coef": 0.05}, "entropy_coef": 0.02},
-            "trainer": {"global_batch_size": 8 * world_size, "total_steps": 1, "output_dir": "unused", "seed": 3},
+            "trainer": {
+                "global_batch_size": 24 * world_size,
+                "total_steps": 1,
+                "output_dir": "unused",
+                "seed": 3,
+            },
         }
     )

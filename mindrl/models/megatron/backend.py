@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
@@ -21,11 +20,12 @@ from mindrl.models.backend import GradientStats, MiniBatch
 from mindrl.models.batching import MicroBatch, micro_batches, per_sample_arrays, token_terms
 from mindrl.models.megatron import offload
 from mindrl.models.megatron.device import use_rotary_kernel
-from mindrl.models.megatron.model import PolicyModel, build_model
+from mindrl.models.megatron.model import build_model
 from mindrl.models.megatron.optimizer import build_optimizer, data_parallel, step
 from mindrl.models.megatron.parallel import initialize_parallel
 from mindrl.models.megatron.transformer_config import build_transformer_config
 from mindrl.models.megatron.weights import ModelWeights
+from mindrl.models.reduction import add_up
 from mindrl.weight_maps import Architecture, weight_map
 
 Outcome = tuple[torch.Tensor, dict[str, torch.Tensor]]
@@ -69,7 +69,6 @@ class MegatronBackend:
         self._weights = ModelWeights(self._model, weight_map(architecture))
         self._host = offload.HostCopies(accelerator)
         self._tensor_group = parallel_state.get_tensor_model_parallel_group()
-        self._data_group = parallel_state.get_data_parallel_group()
         self._pipeline_group = parallel_state.get_pipeline_model_parallel_group()
 
     # Weights.
@@ -121,7 +120,7 @@ class MegatronBackend:
             finalize_model_grads([self._ddp])
         log_probs = self._from_last_stage(batches, outcomes)
         return GradientStats(
-            sums=self._global_sums([sums for _, sums in outcomes]),
+            sums=add_up([sums for _, sums in outcomes], counts=dist.get_rank(self._tensor_group) == 0),
             log_probs=per_sample_arrays(batches, log_probs, len(mini_batch.samples)),
         )
 
@@ -209,21 +208,6 @@ class MegatronBackend:
         self._broadcast_from_last_stage(flat)
         return list(flat.split(sizes))
 
-    def _global_sums(self, parts: list[dict[str, torch.Tensor]]) -> dict[str, float]:
-        """Metric sums of all micro-batches and data-parallel ranks, on every rank, added in float64."""
-        found: list[Any] = [None]
-        if parts:
-            names = sorted(parts[0])
-            values = torch.stack([torch.stack([part[name].double() for name in names]).cpu() for part in parts])
-            found = [dict(zip(names, values.sum(0).tolist(), strict=True))]
-        by_rank: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(by_rank, found[0] if dist.get_rank(self._tensor_group) == 0 else None)
-        totals: dict[str, float] = {}
-        for sums in by_rank:
-            for name, value in (sums or {}).items():
-                totals[name] = totals.get(name, 0.0) + value
-        return totals
-
     def _broadcast_from_last_stage(self, tensor: torch.Tensor) -> None:
         size = dist.get_world_size(self._pipeline_group)
         if size > 1:
@@ -251,8 +235,3 @@ class MegatronBackend:
 def _one(like: torch.Tensor) -> torch.Tensor:
     """A token count that Megatron adds up and nobody divides by."""
     return torch.ones((), dtype=torch.int, device=like.device)
-
-
-def unwrapped(backend: MegatronBackend) -> PolicyModel:
-    """The model inside, for tests and checkpoints."""
-    return backend._model

@@ -18,7 +18,9 @@ class HostCopies:
 
     def move_out(self, tensors: Iterable[torch.Tensor], *, keep: bool = True) -> None:
         """Free the tensors' device memory; with `keep` their content is copied to the host first."""
-        for storage in {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}.values():
+        for storage in {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors
+        }.values():
             if storage.nbytes() == 0:
                 continue
             copy = None
@@ -61,5 +63,7 @@ def optimizer_tensors(optimizer: ChainedOptimizer) -> list[torch.Tensor]:
         tensors += [param.data for param in group["params"]]
     for chained in optimizer.chained_optimizers:
         for state in chained.optimizer.state.values():
-            tensors += [value for value in state.values() if isinstance(value, torch.Tensor) and value.dim() > 0]
+            tensors += [
+                value for value in state.values() if isinstance(value, torch.Tensor) and value.dim() > 0
+            ]
     return tensors

@@ -23,7 +23,9 @@ def initialize_parallel(config: Config, accelerator: Accelerator) -> None:
             parallel_state.get_pipeline_model_parallel_world_size(),
         )
         if found != (tensor, pipeline):
-            raise ValueError(f"the process is laid out as (tensor, pipeline) = {found}, not {(tensor, pipeline)}")
+            raise ValueError(
+                f"the process is laid out as (tensor, pipeline) = {found}, not {(tensor, pipeline)}"
+            )
         return
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=tensor,

@@ -1,7 +1,7 @@
 """Weights in and out of a sharded model, through the family's weight map."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,16 +47,19 @@ class ModelWeights:
                 param.copy_(rule.shard(_pad_rows(rule, full, size), rank, size))
 
     @torch.no_grad()
-    def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Full tensors under their Hugging Face names, in the order of the weight map, on every rank."""
-        for rule in self._map.rules:
-            full = rule.unshard(self._all_shards(rule))
-            yield from rule.split(full)
+    def named_tensors(
+        self, view: Callable[[torch.nn.Parameter], torch.Tensor] = torch.Tensor.detach
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Full tensors under their Hugging Face names, in the order of the weight map, on every rank.
 
-    def _all_shards(self, rule: TensorRule) -> list[torch.Tensor]:
+        `view` picks what to show of a parameter: the weight, or something of its shape such as its gradient."""
+        local = {name: view(param) for name, param in self._params.items()}
+        for rule in self._map.rules:
+            yield from rule.split(rule.unshard(self._all_shards(rule, local)))
+
+    def _all_shards(self, rule: TensorRule, local: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
         """Every tensor-parallel rank's shard: first to all pipeline stages, then to all ranks of a stage."""
-        home = self._homes[rule.megatron_name]
-        shard = self._shard_from_stage(rule.megatron_name, home)
+        shard = self._shard_from_stage(rule.megatron_name, local)
         size = dist.get_world_size(self._tensor_group)
         if size == 1 or rule.partition == "replicated":
             return [shard]
@@ -64,14 +67,14 @@ class ModelWeights:
         dist.all_gather(shards, shard, group=self._tensor_group)
         return shards
 
-    def _shard_from_stage(self, name: str, home: _Home) -> torch.Tensor:
+    def _shard_from_stage(self, name: str, local: Mapping[str, torch.Tensor]) -> torch.Tensor:
         if dist.get_world_size(self._pipeline_group) == 1:
-            return self._params[name].detach()
+            return local[name]
+        home = self._homes[name]
         if dist.get_rank(self._pipeline_group) == home.stage:
-            shard = self._params[name].detach()
+            shard = local[name].contiguous()
         else:
-            any_param = next(iter(self._params.values()))
-            shard = torch.empty(home.shard_shape, dtype=any_param.dtype, device=any_param.device)
+            shard = next(iter(local.values())).new_empty(home.shard_shape)
         dist.broadcast(
             shard, dist.get_global_rank(self._pipeline_group, home.stage), group=self._pipeline_group
         )

@@ -1,0 +1,34 @@
+"""Making Megatron backends in a rank of a test, and looking inside them."""
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+import hal
+from mindrl.algorithms.objective import PolicyObjective
+from mindrl.config.schema import Config
+from mindrl.models.kernel_facts import kernel_facts
+from mindrl.models.megatron import MegatronBackend
+from mindrl.weight_maps import read_architecture
+
+
+def make_backend(config: Config, *, trainable: bool = True) -> tuple[MegatronBackend, int, int]:
+    """A backend on the host, and this rank's place in its data-parallel group: rank and size."""
+    arch = read_architecture(config.model.path)
+    accelerator = hal.choose("cpu")
+    selection = hal.select(accelerator, kernel_facts(config.actor, arch))
+    objective = PolicyObjective.from_config(config.algorithm) if trainable else None
+    backend = MegatronBackend(config, arch, accelerator, selection, objective, trainable=trainable)
+    group = parallel_state.get_data_parallel_group()
+    return backend, dist.get_rank(group), dist.get_world_size(group)
+
+
+def full_gradients(backend: MegatronBackend) -> dict[str, torch.Tensor]:
+    """Whole gradients under Hugging Face names. Data-parallel ranks hold a part of each buffer; put them together."""
+    group = parallel_state.get_data_parallel_group()
+    for buffer in backend._ddp.buffers:
+        for bucket in buffer.buckets:
+            shards = bucket.grad_data.chunk(dist.get_world_size(group))
+            mine = shards[dist.get_rank(group)].clone()
+            dist.all_gather(list(shards), mine, group=group)
+    return {name: tensor.clone() for name, tensor in backend._weights.named_tensors(lambda p: p.main_grad)}
