@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = arguments
     try:
         command = _load(name)
-        return command.run(_parser(name, command).parse_args(rest))
+        return command.run(_parser(name, command).parse_intermixed_args(rest))
     except _refusals() as error:  # evaluated only when something was raised
         print(f"mindrl {name}: {error}", file=sys.stderr)
         return REFUSED
@@ -102,6 +102,4 @@ def _answer_without_command(arguments: list[str]) -> int:
 def _refusals() -> tuple[type[Exception], ...]:
     """Exceptions whose message is the whole answer: ours, and hal's where the command has loaded hal."""
     hal_errors = sys.modules.get("hal.errors")
-    if hal_errors is None:
-        return (RequestError,)
-    return (RequestError, hal_errors.UnavailableError, hal_errors.KernelUnavailableError)
+    return (RequestError,) if hal_errors is None else (RequestError, hal_errors.HalError)
