@@ -10,7 +10,7 @@
 #   MASTER_ADDR     address of the first node (127.0.0.1 when there is one node)
 #   CURRENT_IP      address of this node (MASTER_ADDR when there is one node)
 #   MASTER_PORT     port of Ray on the first node (6379; a free one when there is one node)
-#   JOIN_TIMEOUT    seconds that a node waits for the first one (50)
+#   JOIN_TIMEOUT    seconds that a node waits for the first one (40)
 #   RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH   a secret shared by the nodes; without one, a run over several nodes goes
 #                   without authentication
 # Exit codes: 0 done, 1 failed, 2 a request that can't be served, 130 interrupted.
@@ -21,9 +21,9 @@ command -v mindrl >/dev/null || PATH=$PWD/.venv/bin:$PATH
 
 NNODES=${NNODES:-1}
 NPUS_PER_NODE=${NPUS_PER_NODE:-1}
-JOIN_TIMEOUT=${JOIN_TIMEOUT:-50}
+JOIN_TIMEOUT=${JOIN_TIMEOUT:-40}
 READY_TIMEOUT=60 # seconds for Ray's own start on this node
-QUIT_TIMEOUT=5   # seconds that the run, and then Ray, may take to end before they are killed
+QUIT_TIMEOUT=4   # seconds that the run, and then Ray, may take to end before they are killed
 
 refuse() { echo "launch: $1" >&2; exit 2; }
 
