@@ -66,7 +66,7 @@ export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 overrides=("trainer.seed=$seed" "data.seed=$seed" "$@")
 # A misspelt key is found before the last run's results are deleted.
-run python examples/grpo/quickstart_summary.py check "$config" "${overrides[@]}"
+run python examples/grpo/quickstart_summary.py check "$config" "cluster.devices_per_node=$NPUS_PER_NODE" "${overrides[@]}"
 rm -rf "$run_dir"
 mkdir -p "$run_dir"
 
