@@ -27,7 +27,7 @@ class OptimizerConfig(Section):
 
 
 class LrScheduleConfig(Section):
-    """Learning rate over the optimizer steps of the run."""
+    """Learning rate over the steps of the run; the optimizer steps of one step share it."""
 
     name: Literal["constant", "linear", "cosine"] = "constant"
     """Shape of the decay after warm-up, down to `min_lr` at the last step."""

@@ -24,6 +24,7 @@ class PolicyLossConfig(Section):
     """Clipped surrogate (Schulman et al. 2017, equation 7), with separate bounds (Yu et al. 2025, DAPO)."""
 
     name: Literal["clip"] = "clip"
+    """`clip`: the smaller of the plain and the clipped surrogate, token by token."""
     clip_ratio_low: float = Field(default=0.2, gt=0.0, lt=1.0)
     """The probability ratio is clipped below at 1 - clip_ratio_low."""
     clip_ratio_high: PositiveFloat = 0.2
