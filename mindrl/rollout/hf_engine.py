@@ -37,6 +37,7 @@ class HfEngine:
         config = AutoConfig.from_pretrained(hf_dir, local_files_only=True)
         with torch.device(self._device), no_init_weights():
             self._model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        self._model.tie_weights()
         self._model.eval().requires_grad_(False)
         self._max_sequences = max_sequences
         self._ledger = Ledger(Limits(max_model_length, config.get_text_config().vocab_size))
