@@ -8,15 +8,17 @@ import hal
 from mindrl.config.runtime import ClusterConfig
 
 
-def worker_environment(cluster: ClusterConfig, accelerator: hal.Accelerator) -> dict[str, str]:
+def worker_environment(
+    cluster: ClusterConfig, accelerator: hal.Accelerator, engine: Mapping[str, str]
+) -> dict[str, str]:
     """Environment variables of a worker, later ones winning.
 
-    The device's defaults, what its rollout engine needs, no network for the model hub, the interface that CURRENT_IP
+    The device's defaults, what the rollout engine needs (`engine`), no network for the model hub, the interface that CURRENT_IP
     lies on, and last the user's own `cluster.env`.
     """
     environment = {
         **accelerator.environment_defaults(processes_per_node=cluster.devices_per_node),
-        **accelerator.rollout_environment(),
+        **engine,
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONPATH": _python_path(os.environ),

@@ -14,8 +14,9 @@ from mindrl.cluster.environment import worker_environment
 from mindrl.cluster.ray_cluster import ray_cluster
 from mindrl.config import dump
 from mindrl.config.schema import Config
-from mindrl.planning.batch import plan_batch
-from mindrl.planning.topology import plan_topology
+from mindrl.planning.batch import BatchPlan
+from mindrl.planning.topology import Topology
+from mindrl.rollout.choose import engine_environment
 from mindrl.trainer.advantages import Advantages
 from mindrl.trainer.checkpoints import Checkpoints
 from mindrl.trainer.evaluator import Evaluator
@@ -50,8 +51,9 @@ def train(config: Config) -> dict[str, object]:
         stack.callback(progress.close)
         progress.note(f"starting {config.cluster.world_size} worker(s) on {accelerator.description()}")
         stack.enter_context(ray_cluster(config.cluster, accelerator))
-        services = stack.enter_context(_services(config, accelerator))
-        workers = stack.enter_context(_policy_workers(config, accelerator))
+        environment = worker_environment(config.cluster, accelerator, engine_environment(accelerator))
+        services = stack.enter_context(_services(config, environment))
+        workers = stack.enter_context(_policy_workers(config, accelerator, environment))
         _write_hal_facts(directory, workers)
         recorder = Recorder(
             log,
@@ -81,8 +83,8 @@ def _assemble(
     recorder: Recorder,
 ) -> GrpoTrainer:
     """Connect the collaborators of `fit`."""
-    plan = plan_batch(config)
-    policy = Policy(workers, plan_topology(config), plan)
+    plan = BatchPlan.from_config(config)
+    policy = Policy(workers, Topology.from_config(config), plan)
     total_steps, limit = config.trainer.total_steps, config.cluster.worker_timeout_seconds
     prompts = Prompts(services["prompts"], config.trainer.global_batch_size, limit)
     rewards = Rewards(
@@ -119,9 +121,8 @@ def _assemble(
 
 
 @contextmanager
-def _services(config: Config, accelerator: hal.Accelerator) -> Iterator[dict[str, Any]]:
+def _services(config: Config, environment: dict[str, str]) -> Iterator[dict[str, Any]]:
     """The actors beside the policy workers, by name; they start while the policy workers do."""
-    environment = worker_environment(config.cluster, accelerator)
     services = {
         "prompts": start_service(PromptWorker, environment, config.data),
         "rewards": start_service(RewardWorker, environment, config.reward, config.model.path),
@@ -131,10 +132,12 @@ def _services(config: Config, accelerator: hal.Accelerator) -> Iterator[dict[str
 
 
 @contextmanager
-def _policy_workers(config: Config, accelerator: hal.Accelerator) -> Iterator[WorkerGroup]:
+def _policy_workers(
+    config: Config, accelerator: hal.Accelerator, environment: dict[str, str]
+) -> Iterator[WorkerGroup]:
     """The policy workers, set up. They are asked to close only when all went well; Ray's end kills them anyway."""
     devices = Devices(config, accelerator)
-    workers = devices.start_policy_workers(config, worker_environment(config.cluster, accelerator))
+    workers = devices.start_policy_workers(config, environment)
     try:
         address = workers.call("propose_address")[0]
         workers.call("setup", config, address)

@@ -11,8 +11,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 import hal
 from mindrl.config.schema import Config
 from mindrl.errors import RequestError
-from mindrl.workers.build import WorkerIdentity
 from mindrl.workers.group import WorkerGroup
+from mindrl.workers.identity import WorkerIdentity
 from mindrl.workers.policy_worker import PolicyWorker
 
 

@@ -7,13 +7,17 @@ that no device needs inter-process memory sharing.
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ray
 
 from mindrl.config.schema import Config
 from mindrl.data.records import Sample
-from mindrl.workers.build import Roles, WorkerIdentity, build_roles
+from mindrl.workers.identity import WorkerIdentity
 from mindrl.workers.messages import EngineOutput, PromptBatch, SampleFacts, Shard
+
+if TYPE_CHECKING:
+    from mindrl.workers.build import Roles
 
 
 class PolicyWorker:
@@ -33,6 +37,8 @@ class PolicyWorker:
 
     def setup(self, config: Config, init_method: str) -> None:
         """Join the process group and build the roles."""
+        from mindrl.workers.build import build_roles  # Megatron and the engine: here, not in the driver
+
         self._roles = build_roles(config, self._identity, init_method)
 
     def device_facts(self) -> dict[str, object]:
@@ -83,7 +89,7 @@ class PolicyWorker:
             self._roles.rollout.close()
 
     @property
-    def _built(self) -> Roles:
+    def _built(self) -> "Roles":
         assert self._roles is not None, "setup() comes first"
         return self._roles
 

@@ -1,6 +1,7 @@
 """The reward role: decodes responses and scores them by rules, in processes that can be killed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,9 +73,11 @@ class RewardWorker:
             num_crashes=sum(outcome.crashed for outcome in outcomes),
         )
 
-    def write_samples(self, path: Path, advantages: Sequence[float] | None) -> None:
-        """Write the samples scored last, with their advantages where there are any."""
-        write_samples(path, self._rows, advantages)
+    def write_samples(self, path: Path, advantages: Sequence[float]) -> None:
+        """Write the samples scored last, with their advantages."""
+        write_samples(
+            path, [replace(row, advantage=a) for row, a in zip(self._rows, advantages, strict=True)]
+        )
 
     def close(self) -> None:
         """Stop the scoring processes."""
