@@ -1,0 +1,91 @@
+"""What is refused because of the model, before anything starts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mindrl.config import load
+from mindrl.errors import RequestError
+from mindrl.planning import check_model
+from mindrl.weight_maps import Architecture, architecture_of
+from tests.config.config_files import minimal_yaml
+
+MODEL = architecture_of(
+    {
+        "model_type": "qwen2",
+        "num_hidden_layers": 4,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "vocab_size": 101,
+        "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "torch_dtype": "float32",
+    }
+)
+
+
+def problems(folder: Path, model: Architecture, *overrides: str) -> list[str]:
+    with pytest.raises(RequestError) as caught:
+        check_model(load(minimal_yaml(folder), overrides), model)
+    return str(caught.value).splitlines()[1:]
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_layouts_that_cut_the_model_evenly_are_accepted(tmp_path: Path, size: int):
+    overrides = [f"actor.tensor_model_parallel_size={size}", f"cluster.devices_per_node={size}"]
+    check_model(load(minimal_yaml(tmp_path), [*overrides, f"rollout.tensor_parallel_size={size}"]), MODEL)
+
+
+def test_attention_heads_must_divide_among_the_actors_devices(tmp_path: Path):
+    overrides = (
+        "actor.tensor_model_parallel_size=16",
+        "cluster.devices_per_node=16",
+        "trainer.global_batch_size=16",
+    )
+    (line,) = problems(tmp_path, MODEL, *overrides)
+    assert "actor.tensor_model_parallel_size: the model's 8 attention heads can't be divided among 16" in line
+
+
+def test_attention_heads_must_divide_among_the_engines_devices(tmp_path: Path):
+    model = replace(MODEL, num_heads=6, num_kv_heads=6)
+    (line,) = problems(tmp_path, model, "rollout.tensor_parallel_size=4", "cluster.devices_per_node=4")
+    assert "rollout.tensor_parallel_size: the model's 6 attention heads can't be divided among 4" in line
+
+
+def test_key_value_heads_are_divided_or_repeated_but_never_cut(tmp_path: Path):
+    model = replace(MODEL, num_heads=12, num_kv_heads=6)
+    layout = ("rollout.tensor_parallel_size=4", "cluster.devices_per_node=4")
+    (line,) = problems(tmp_path, model, *layout)
+    assert "4 is neither a multiple nor a divisor of the model's 6 key-value heads" in line
+
+
+def test_the_mlp_must_divide_evenly(tmp_path: Path):
+    model = replace(MODEL, intermediate_size=130)
+    (line,) = problems(tmp_path, model, "rollout.tensor_parallel_size=4", "cluster.devices_per_node=4")
+    assert "rollout.tensor_parallel_size: the model's intermediate_size, 130, can't be divided by 4" in line
+
+
+def test_layers_must_divide_into_stages(tmp_path: Path):
+    model = replace(MODEL, num_layers=5)
+    (line,) = problems(tmp_path, model, "actor.pipeline_model_parallel_size=2", "cluster.devices_per_node=2")
+    assert "the model's 5 layers can't be divided into 2 stages" in line
+
+
+def test_the_longest_sequence_must_have_positions(tmp_path: Path):
+    (line,) = problems(tmp_path, MODEL, "data.max_response_length=49")
+    assert "16 + 49 tokens are more than the model's max_position_embeddings, 64" in line
+
+
+def test_all_problems_are_reported_at_once(tmp_path: Path):
+    model = replace(MODEL, num_layers=5, intermediate_size=3)
+    layout = ("actor.pipeline_model_parallel_size=2", "cluster.devices_per_node=2")
+    lines = problems(
+        tmp_path, model, *layout, "rollout.tensor_parallel_size=2", "data.max_response_length=49"
+    )
+    assert len(lines) == 3
