@@ -108,12 +108,13 @@ def _check(request: Request, limits: Limits) -> None:
         raise ValueError(
             f"{name} has token ids from {lowest} to {highest}; the model knows 0 to {limits.vocab_size - 1}"
         )
+    # vLLM takes no temperature above 2, and what is refused must not depend on the engine.
     if (
-        sampling.temperature < 0
+        not 0 <= sampling.temperature <= 2
         or not 0 < sampling.top_p <= 1
         or (sampling.top_k < 1 and sampling.top_k != -1)
     ):
         raise ValueError(
-            f"{name} asks for temperature={sampling.temperature}, top_p={sampling.top_p}, top_k={sampling.top_k}; "
-            "they must be >= 0, in (0, 1], and -1 or >= 1"
+            f"{name} asks for temperature={sampling.temperature}, top_p={sampling.top_p}, "
+            f"top_k={sampling.top_k}; they must be in [0, 2], in (0, 1], and -1 or >= 1"
         )

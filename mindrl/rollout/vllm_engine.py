@@ -30,6 +30,7 @@ from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
+from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
 from vllm.v1.worker.worker_base import WorkerBase
@@ -57,6 +58,7 @@ FIXED_ARGS = {
     "logprobs_mode": "the trainer compares processed log-probs",
     "generation_config": "sampling is what the configuration says",
     "disable_log_stats": "nothing reads them",
+    "max_num_seqs": "it follows from the batch",
     "gpu_memory_utilization": "it is rollout.gpu_memory_utilization",
 }
 
@@ -124,8 +126,9 @@ class VllmEngine:
         gc.freeze()
         with _untouched_random_state(accelerator), _own_set_num_threads():
             config = EngineArgs(**(arguments | dict(engine_args or {}))).create_engine_config()
-            if current_platform.is_cpu() and config.cache_config.kv_cache_memory_bytes is None:
-                config.cache_config.kv_cache_memory_bytes = _kv_cache_bytes(config)
+            if current_platform.is_cpu():
+                _check_head_size(config)
+                config.cache_config.kv_cache_memory_bytes = kv_cache_bytes or _kv_cache_bytes(config)
             self._engine = LLMEngine(
                 config,
                 executor_class=_executor_of(job_id, accelerator.current_device()),
@@ -233,6 +236,10 @@ class VllmEngine:
         """One engine step; what finished in it."""
         if self.weight_version < 0:
             raise RuntimeError("the weights were given up by sleep; update_weights comes before collect")
+        if not self._engine.has_unfinished_requests():
+            raise RuntimeError(
+                f"{len(self._ledger)} requests are in flight, but vLLM does not know them any more"
+            )
         finished: list[Sample] = []
         sampled: dict[int, tuple[int, ...]] = {}
         for output in self._engine.step():
@@ -319,6 +326,16 @@ def _load_weights(worker: WorkerBase, tensors: Iterator[tuple[str, torch.Tensor]
         for module in worker.get_model().modules():
             if isinstance(module, ParallelLMHead):
                 dispatch_cpu_unquantized_gemm(module, remove_weight=False)
+
+
+def _check_head_size(config: VllmConfig) -> None:
+    """vLLM finds out in the middle of the first forward pass."""
+    head_size, supported = config.model_config.get_head_size(), CPUAttentionBackend.get_supported_head_sizes()
+    if not config.model_config.use_mla and head_size not in supported:
+        raise RequestError(
+            f"the model's attention heads have size {head_size}, and vLLM on CPU computes sizes {supported}; "
+            "use rollout.engine=hf"
+        )
 
 
 def _kv_cache_bytes(config: VllmConfig) -> int:

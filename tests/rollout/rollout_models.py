@@ -5,7 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from mindrl.data.records import Request, Sample, Sampling
 
@@ -28,7 +35,11 @@ def make_model(directory: Path, family: str, *, tied: bool) -> PreTrainedModel:
         "bos_token_id": None,
         "eos_token_id": 2,
     }
-    configs: dict[str, type[PreTrainedConfig]] = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+    configs: dict[str, type[PreTrainedConfig]] = {
+        "llama": LlamaConfig,
+        "qwen2": Qwen2Config,
+        "qwen3": Qwen3Config,
+    }
     config = configs[family](**sizes, **({"head_dim": 32} if family == "qwen3" else {}))
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -67,7 +78,8 @@ def requests(
     generator = np.random.default_rng(7)
     num_prompts = -(-count // samples_per_prompt)
     prompts = [
-        generator.integers(3, VOCAB_SIZE, size=generator.integers(3, 41), dtype=np.int32) for _ in range(num_prompts)
+        generator.integers(3, VOCAB_SIZE, size=generator.integers(3, 41), dtype=np.int32)
+        for _ in range(num_prompts)
     ]
     return [
         Request(

@@ -34,7 +34,9 @@ def test_requests_before_the_first_update_are_refused(served: Served) -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_log_probs_are_those_of_the_model_at_the_sampling_temperature(served: Served, temperature: float) -> None:
+def test_log_probs_are_those_of_the_model_at_the_sampling_temperature(
+    served: Served, temperature: float
+) -> None:
     samples = generate(served.engine, requests(24, temperature=temperature))
     assert largest_gap(served.model, samples, temperature) < 1e-4
 
@@ -85,9 +87,13 @@ def test_what_is_sampled_depends_on_the_seed_and_not_on_the_neighbours(served: S
 def test_sampling_follows_the_distribution(served: Served) -> None:
     prompt = requests(1)[0].prompt_ids
     asked = [dataclasses.replace(request, prompt_ids=prompt) for request in requests(2000, max_tokens=1)]
-    drawn = np.bincount([int(sample.response_ids[0]) for sample in generate(served.engine, asked)], minlength=96)
+    drawn = np.bincount(
+        [int(sample.response_ids[0]) for sample in generate(served.engine, asked)], minlength=96
+    )
     with torch.no_grad():
-        expected = served.model(torch.from_numpy(prompt).long()[None]).logits[0, -1].softmax(-1).numpy() * 2000
+        expected = (
+            served.model(torch.from_numpy(prompt).long()[None]).logits[0, -1].softmax(-1).numpy() * 2000
+        )
     deviation = (drawn - expected) / np.sqrt(expected * (1 - expected / 2000))
     assert np.abs(deviation[expected > 5]).max() < 4.5
 
@@ -166,6 +172,7 @@ def test_a_paused_engine_keeps_its_requests_and_does_nothing(served: Served) -> 
         ({"prompt_ids": np.array([5, VOCAB_SIZE], np.int32)}, "request 1 has token ids from 5 to 96"),
         ({"sampling": Sampling(1.0, 0)}, "request 1 asks for max_tokens=0"),
         ({"sampling": Sampling(-1.0, 4)}, "request 1 asks for temperature=-1.0"),
+        ({"sampling": Sampling(2.5, 4)}, "request 1 asks for temperature=2.5"),
         ({"images": (b"png",)}, "request 1 has 1 images"),
         ({"sample_id": 0}, "sample_id 0 is already in flight"),
     ],
@@ -196,7 +203,9 @@ def test_the_trainers_random_numbers_are_left_alone(served: Served) -> None:
     np.testing.assert_array_equal(np.random.get_state()[1], before[2])
 
 
-def test_requests_in_flight_go_on_with_new_weights_and_say_which_token_came_from_which(served: Served) -> None:
+def test_requests_in_flight_go_on_with_new_weights_and_say_which_token_came_from_which(
+    served: Served,
+) -> None:
     asked = requests(3, max_tokens=6, temperature=0.0, stop=())
     version = served.engine.weight_version
     served.engine.submit(asked)
