@@ -18,7 +18,7 @@ accelerator=auto
 dev=false
 while (($#)); do
   case $1 in
-    --accelerator) accelerator=${2:-}; shift 2 || true ;;
+    --accelerator) accelerator=${2:-}; shift; (($# == 0)) || shift ;;
     --accelerator=*) accelerator=${1#*=}; shift ;;
     --dev) dev=true; shift ;;
     -h | --help) usage; exit 0 ;;

@@ -48,7 +48,7 @@ find_python() {
 }
 
 check_python_modules() {
-  "$1" -c 'import ensurepip, venv' 2>/dev/null ||
+  "$1" -c 'import ensurepip, venv' >/dev/null 2>&1 ||
     refuse "Python's venv module; install it: apt-get install $(basename "$1")-venv"
 }
 
@@ -67,7 +67,7 @@ check_libraries() {
     fi
   fi
   [[ $accelerator == cpu ]] || return 0
-  "$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||
+  "$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' >/dev/null 2>&1 ||
     warn "no libnuma.so.1: vLLM can't run, and rollout falls back to transformers, which is slower; install it: apt-get install libnuma1"
   if [[ $(uname -m) == x86_64 ]] && ! grep -qw avx2 "${MINDRL_CPUINFO:-/proc/cpuinfo}"; then
     warn "no AVX2 in this processor: vLLM can't run, and rollout falls back to transformers, which is slower"

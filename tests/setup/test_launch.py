@@ -1,0 +1,116 @@
+"""examples/grpo/_launch.sh and quickstart.sh: what they refuse before anything is started, and how they judge."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SUMMARY = ROOT / "examples/grpo/quickstart_summary.py"
+LEARNED = {
+    "reward_first": 0.1, "reward_last": 0.9, "eval_before": 0.1, "eval_after": 0.97, "steps": 150, "seconds": 100.0,
+    "tokens_per_second": 900.0, "max_logprob_gap": 4e-6, "device": "cpu", "world_size": 2,
+}  # fmt: skip
+
+
+def ended(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    return subprocess.run(
+        command,
+        env={**os.environ, "PATH": path, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"DEFAULT_YAML": ""}, "DEFAULT_YAML is not set"),
+        ({"NNODES": "none"}, "NNODES is 'none'"),
+        ({"NPUS_PER_NODE": "0"}, "NPUS_PER_NODE is '0'"),
+        ({"NNODES": "2"}, "MASTER_ADDR is not set"),
+        ({"NNODES": "2", "MASTER_ADDR": "127.0.0.1"}, "CURRENT_IP is not set"),
+        ({"CURRENT_IP": "127.9.9.9"}, "not an address of this machine"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, Mapping) else "",
+)
+def test_a_launch_that_cannot_be_meant_is_refused(environment: Mapping[str, str], reason: str) -> None:
+    result = ended(
+        "bash",
+        "examples/grpo/_launch.sh",
+        **({"DEFAULT_YAML": "configs/grpo_quickstart.yaml"} | dict(environment)),
+    )
+    assert result.returncode == 2
+    assert reason in result.stderr
+
+
+def test_a_misspelt_key_ends_the_launch_before_ray_is_started() -> None:
+    result = ended(
+        "bash",
+        "examples/grpo/_launch.sh",
+        "actor.optimiser.lr=1",
+        DEFAULT_YAML="configs/grpo_quickstart.yaml",
+    )
+    assert result.returncode == 2
+    assert "optimizer" in result.stderr
+
+
+def test_a_node_that_finds_no_first_node_gives_up_and_says_where_it_looked() -> None:
+    result = ended(
+        "bash", "examples/grpo/_launch.sh",
+        DEFAULT_YAML="configs/grpo_quickstart.yaml",
+        NNODES="2", MASTER_ADDR="127.0.0.2", MASTER_PORT="9", CURRENT_IP="127.0.0.1", JOIN_TIMEOUT="1",
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert "127.0.0.2:9" in result.stderr
+
+
+@pytest.mark.parametrize("argument", ["trainer.output_dir=outputs/elsewhere", "--overwrite"])
+def test_the_quick_start_refuses_what_would_lead_it_elsewhere(argument: str) -> None:
+    assert ended("bash", "examples/grpo/quickstart.sh", argument).returncode == 2
+
+
+def test_a_misspelt_key_is_found_before_results_are_replaced() -> None:
+    result = ended(
+        sys.executable, str(SUMMARY), "check", "configs/grpo_quickstart.yaml", "actor.optimiser.lr=1"
+    )
+    assert result.returncode == 2
+    assert "optimizer" in result.stderr
+
+
+def test_the_evaluation_is_put_into_the_summary(tmp_path: Path) -> None:
+    trained = {key: value for key, value in LEARNED.items() if not key.startswith("eval")}
+    (tmp_path / "summary.json").write_text(json.dumps(trained))
+    results = [{"model": name, "overall": {"pass_at_1": value}} for name, value in (("a", 0.1), ("b", 0.97))]
+    (tmp_path / "eval.json").write_text(json.dumps({"results": results}))
+    assert ended(sys.executable, str(SUMMARY), "merge", str(tmp_path)).returncode == 0
+    assert json.loads((tmp_path / "summary.json").read_text()) == LEARNED
+
+
+def test_a_run_that_learned_ends_with_0(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps(LEARNED))
+    result = ended(sys.executable, str(SUMMARY), "judge", str(tmp_path))
+    assert result.returncode == 0
+    assert "it learned" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"reward_first": 0.21}, {"reward_last": 0.6}, {"eval_after": 0.89}, {"eval_before": 0.8}],
+    ids=str,
+)
+def test_a_run_that_missed_one_bar_ends_with_1_and_says_which(
+    tmp_path: Path, change: dict[str, float]
+) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps(LEARNED | change))
+    result = ended(sys.executable, str(SUMMARY), "judge", str(tmp_path))
+    assert result.returncode == 1
+    assert result.stdout.count("not met:") == 1
