@@ -1,0 +1,49 @@
+"""The yaml of `mindrl preprocess`."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import PositiveInt, model_validator
+
+from mindrl.config.base import Section
+from mindrl.data.handlers import MapKeys
+
+
+class PreprocessConfig(Section):
+    """A data set's yaml."""
+
+    input: Path
+    """A .json, .jsonl or .parquet file, or a folder of them."""
+    output_prefix: Path
+    """Writes `<output_prefix>.parquet` and `<output_prefix>.json`; its last part names the data set."""
+    tokenizer_type: Literal["HuggingFaceTokenizer", "PretrainedFromHF"] = "HuggingFaceTokenizer"
+    """Two established names for the one kind of tokenizer there is: a Hugging Face directory's."""
+    tokenizer_name_or_path: Path
+    """Directory with the tokenizer's files."""
+    workers: PositiveInt = 1
+    """Processes that tokenize."""
+    prompt_type: str
+    """Name of a template, or `chat` for the tokenizer's own chat template."""
+    prompt_type_path: Path | None = None
+    """File of templates; the one that comes with this program (configs/model/templates.json) when left out."""
+    log_interval: PositiveInt = 1000
+    """Rows between updates of the progress bar."""
+    handler_name: str = "generic"
+    """What finds question and answer in a row: `generic` or `gsm8k`."""
+    seq_length: PositiveInt
+    """Prompts with more tokens are dropped and counted."""
+    map_keys: MapKeys
+    """Which column holds what."""
+    dataset_additional_keys: tuple[str, ...] = ()
+    """Further columns to keep, for rewards."""
+
+    @model_validator(mode="after")
+    def _columns_are_named(self) -> Self:
+        if not (self.map_keys.prompt and self.map_keys.response):
+            raise ValueError("map_keys.prompt and map_keys.response must each name a column")
+        return self
+
+    @property
+    def output(self) -> Path:
+        """The parquet file."""
+        return self.output_prefix.with_name(f"{self.output_prefix.name}.parquet")
