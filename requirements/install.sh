@@ -93,8 +93,6 @@ fi
 echo "$accelerator" >"$venv/mindrl-accelerator"
 
 "$venv/bin/python" requirements/sync.py "${options[@]}" "${sets[@]}"
-# compat: a plain path entry, so that packages added to the checkout later are found without another installation.
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
-  --config-settings editable_mode=compat --editable .
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 record >"$venv/mindrl-installed"
 echo "set-up: ${venv##*/} is ready for $accelerator"
