@@ -92,12 +92,3 @@ class Sample:
     """`stop`: closing token; `length`: cut at max_tokens; `abort`: taken back by the caller."""
     weight_version: IntArray
     """[response_length] version of the weights that sampled each token."""
-
-
-@dataclass(frozen=True, slots=True)
-class RewardResult:
-    """Score of one response, and what it is made of."""
-
-    score: float
-    reasons: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Parts of the score by name, such as `{"format": 1.0, "timeout": 0.0}`."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from math_verify import parse, verify
 
-from mindrl.data.records import RewardResult
+from mindrl.rewards.result import RewardResult
 from mindrl.rewards.text import last_boxed
 
 logging.getLogger("math_verify").setLevel(

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 from mindrl.config.names import nearest
-from mindrl.data.records import RewardResult
 from mindrl.errors import RequestError
+from mindrl.rewards.result import RewardResult
 
 RewardFunction = Callable[[str, str, str, Mapping[str, object]], RewardResult]
 """`(prompt, response, ground_truth, extra) -> RewardResult`"""

@@ -12,9 +12,9 @@ import signal
 import sys
 from multiprocessing.connection import Connection
 
-from mindrl.data.records import RewardResult
 from mindrl.rewards.protocol import READY, RewardItem, Scored
 from mindrl.rewards.registry import RewardFunction, find
+from mindrl.rewards.result import RewardResult
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

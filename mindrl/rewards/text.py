@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 
-from mindrl.data.records import RewardResult
+from mindrl.rewards.result import RewardResult
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _BOXED = "\\boxed{"
