@@ -8,6 +8,8 @@ from typing import Any, Protocol, cast
 import torch
 import torch.nn.functional as F
 
+from hal.accelerator import Accelerator
+from hal.kernels.facts import KernelFacts
 from hal.kernels.sample import SMALL, Sample, normal
 
 
@@ -61,6 +63,15 @@ def reference(
     return (probabilities @ v.repeat_interleave(group, dim=1)).transpose(1, 2).to(query.dtype)
 
 
+def why_not(accelerator: Accelerator, facts: KernelFacts) -> str | None:
+    """What the contract leaves out."""
+    if facts.context_parallel_size > 1:
+        return (
+            f"a call sees whole sequences, and context_parallel_size is {facts.context_parallel_size}; use 1"
+        )
+    return None
+
+
 def each_sequence(
     dense: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
     query: torch.Tensor,
@@ -95,6 +106,7 @@ def samples() -> list[Sample]:
         call("dense equal heads", 1, 5, kv_heads=4),
         call("dense single key head", 2, 6, kv_heads=1),
         call("dense unequal value heads", 2, 7, value_dim=6),
+        call("dense longer than a block", 1, 130),
         call("dense not causal", 2, 6, causal=False),
         call("packed grouped", 17, **packed),
         call("packed unequal value heads", 17, value_dim=6, **packed),

@@ -86,7 +86,8 @@ def _pick(
     op: str, accelerator: Accelerator, facts: KernelFacts, choice: str
 ) -> tuple[Provider, dict[str, str]]:
     candidates = providers(op)
-    verdicts = {provider.name: provider.why_not(accelerator, facts) for provider in candidates}
+    beyond = OPS[op].why_not(accelerator, facts)
+    verdicts = {provider.name: beyond or provider.why_not(accelerator, facts) for provider in candidates}
     usable = [
         provider
         for provider in candidates

@@ -58,7 +58,9 @@ def streams_order_work(accelerator: Accelerator) -> None:
 def events_measure_time(accelerator: Accelerator) -> None:
     start, end = accelerator.Event(enable_timing=True), accelerator.Event(enable_timing=True)
     start.record()
-    torch.ones(256, 256, device=accelerator.device()) @ torch.ones(256, 256, device=accelerator.device())
+    torch.mm(
+        torch.ones(256, 256, device=accelerator.device()), torch.ones(256, 256, device=accelerator.device())
+    )
     end.record()
     end.synchronize()
     assert start.elapsed_time(end) > 0
@@ -80,8 +82,8 @@ def memory_is_accounted(accelerator: Accelerator) -> None:
 
 
 def same_seed_same_numbers(accelerator: Accelerator) -> None:
-    def draw() -> list[float]:
-        return torch.rand(8, device=accelerator.device()).tolist()
+    def draw() -> tuple[float, ...]:
+        return tuple(number.item() for number in torch.rand(8, device=accelerator.device()))
 
     accelerator.manual_seed(7)
     first = draw()

@@ -1,7 +1,7 @@
 """Token log-probs in pieces of a few tokens: [tokens, vocabulary] never exists, forward or backward."""
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,17 @@ def token_log_probs(
     )
 
 
+class _Distribution(NamedTuple):
+    """Of each token's next one, over all ranks: [tokens] each."""
+
+    largest: torch.Tensor
+    """Logit."""
+    log_sum: torch.Tensor
+    """log of the sum of exp(logit - largest). Kept apart from `largest`, which may be so much greater that the sum
+    of both would lose digits of this one, and every log-prob with it."""
+    entropy: torch.Tensor
+
+
 class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -40,29 +51,26 @@ class _TokenLogProbs(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         shard = _Shard(weight, targets, temperature, vocab_size, group)
         pieces = [shard.statistics(hidden[rows], rows) for rows in _chunks(hidden.shape[0], chunk_size)]
-        log_normalizer, entropy, target_logits = _combine(pieces, hidden, group)
-        ctx.save_for_backward(hidden, weight, targets, log_normalizer, entropy)
+        distribution, target_logits = _combine(pieces, hidden, group)
+        ctx.save_for_backward(hidden, weight, targets, *distribution)
         ctx.arguments = (temperature, vocab_size, group, chunk_size)
-        return target_logits - log_normalizer, entropy
+        return target_logits - distribution.largest - distribution.log_sum, distribution.entropy
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        hidden, weight, targets, log_normalizer, entropy = ctx.saved_tensors
+        hidden, weight, targets, *distribution = ctx.saved_tensors
         temperature, vocab_size, group, chunk_size = ctx.arguments
         shard = _Shard(weight, targets, temperature, vocab_size, group)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         d_hidden = torch.empty_like(hidden) if needs_hidden else None
         # Sums over many pieces: in float32, or narrow types lose what the later pieces add.
-        d_weight = torch.zeros_like(weight, dtype=log_normalizer.dtype) if needs_weight else None
+        d_weight = torch.zeros_like(weight, dtype=gradients[0].dtype) if needs_weight else None
         for rows in _chunks(hidden.shape[0], chunk_size):
+            piece = _Distribution(*(tensor[rows] for tensor in distribution))
             d_logits = shard.logits_gradient(
-                hidden[rows],
-                rows,
-                log_normalizer[rows],
-                entropy[rows],
-                gradients[0][rows],
-                gradients[1][rows],
-            ).to(hidden.dtype)
+                hidden[rows], rows, piece, gradients[0][rows], gradients[1][rows]
+            )
+            d_logits = d_logits.to(hidden.dtype)
             if d_hidden is not None:
                 torch.mm(d_logits, shard.weight, out=d_hidden[rows])
             if d_weight is not None:
@@ -97,31 +105,34 @@ class _Shard:
         return logits.to(torch.promote_types(hidden.dtype, torch.float32)).div_(self.temperature)
 
     def statistics(self, hidden: torch.Tensor, rows: slice) -> torch.Tensor:
-        """[4, chunk]: largest logit m, target's logit (-inf if not here), sum of e = exp(logit - m), of e * logit."""
+        """[4, chunk]: largest logit, target's logit (-inf if not here), and with x = logit - largest the sums of
+        exp(x) and of exp(x) x."""
         logits = self.logits(hidden)
         if self.num_ids == 0:
             nothing = logits.new_zeros(logits.shape[0])
-            return torch.stack((nothing - torch.inf, nothing - torch.inf, nothing, nothing))
+            lowest = nothing + torch.finfo(logits.dtype).min / 2  # finite, and still so minus any logit
+            return torch.stack((lowest, nothing - torch.inf, nothing, nothing))
         largest = logits.amax(dim=-1)
         target = logits.gather(1, self.local_targets[rows, None])[:, 0]
         target = target.masked_fill(~self.is_local[rows], -torch.inf)
-        weights = (logits - largest[:, None]).exp_()
-        return torch.stack((largest, target, weights.sum(dim=-1), (weights.mul_(logits)).sum(dim=-1)))
+        x = logits.sub_(largest[:, None])
+        exp_x = x.exp()
+        return torch.stack((largest, target, exp_x.sum(dim=-1), x.mul_(exp_x).sum(dim=-1)))
 
     def logits_gradient(
         self,
         hidden: torch.Tensor,
         rows: slice,
-        log_normalizer: torch.Tensor,
-        entropy: torch.Tensor,
+        distribution: _Distribution,
         d_log_prob: torch.Tensor,
         d_entropy: torch.Tensor,
     ) -> torch.Tensor:
-        """[chunk, ids of this rank]. With log p = logit - log_normalizer, and one-hot t of the target:
+        """[chunk, ids of this rank]. With log p = logit - largest - log_sum, and one-hot t of the target:
         d log_prob / d logit = t - p, d entropy / d logit = -p (log p + entropy)."""
-        log_p = self.logits(hidden).sub_(log_normalizer[:, None])
+        log_p = self.logits(hidden).sub_(distribution.largest[:, None]).sub_(distribution.log_sum[:, None])
         p = log_p.exp()
-        gradient = log_p.add_(entropy[:, None]).mul_(-d_entropy[:, None]).sub_(d_log_prob[:, None]).mul_(p)
+        gradient = log_p.add_(distribution.entropy[:, None]).mul_(-d_entropy[:, None])
+        gradient = gradient.sub_(d_log_prob[:, None]).mul_(p)
         if self.num_ids:
             at_target = torch.where(self.is_local[rows], d_log_prob, torch.zeros_like(d_log_prob))
             gradient.scatter_add_(1, self.local_targets[rows, None], at_target[:, None])
@@ -135,8 +146,8 @@ def _chunks(num_tokens: int, chunk_size: int) -> Iterator[slice]:
 
 def _combine(
     pieces: list[torch.Tensor], hidden: torch.Tensor, group: dist.ProcessGroup | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Log of the softmax's denominator, entropy, and the targets' logits, over all ranks: two collectives a call.
+) -> tuple[_Distribution, torch.Tensor]:
+    """The distributions, and the targets' logits, over all ranks: two collectives a call.
 
     A target that no rank holds has logit -inf, so that its log-prob says so."""
     empty = hidden.new_empty((4, 0), dtype=torch.promote_types(hidden.dtype, torch.float32))
@@ -144,10 +155,11 @@ def _combine(
     maxima, sums = statistics[:2].clone(), statistics[2:]
     if group is not None:
         dist.all_reduce(maxima, op=dist.ReduceOp.MAX, group=group)
-        sums = sums * (statistics[0] - maxima[0]).exp()
+        lower = statistics[0] - maxima[0]  # x of this rank is logit - its own largest; turn it to that of all
+        sums = torch.stack((sums[0], sums[1] + lower * sums[0])) * lower.exp()
         dist.all_reduce(sums, group=group)
-    log_normalizer = maxima[0] + sums[0].log()
-    return log_normalizer, log_normalizer - sums[1] / sums[0], maxima[1]
+    log_sum = sums[0].log()
+    return _Distribution(maxima[0], log_sum, log_sum - sums[1] / sums[0]), maxima[1]
 
 
 PROVIDERS = (Provider("token_log_probs", "torch_chunked", token_log_probs),)

@@ -5,9 +5,7 @@ import functools
 import torch
 import torch.nn.functional as F
 
-from hal.accelerator import Accelerator
 from hal.kernels.attention import each_sequence
-from hal.kernels.facts import KernelFacts
 from hal.kernels.provider import Provider
 
 
@@ -40,10 +38,4 @@ def _dense(
     return output.transpose(1, 2)
 
 
-def _why_not(accelerator: Accelerator, facts: KernelFacts) -> str | None:
-    if facts.context_parallel_size > 1:
-        return "sees only its own rank's part of a sequence, and context_parallel_size is above 1"
-    return None
-
-
-PROVIDERS = (Provider("attention", "torch_sdpa", attention, _why_not),)
+PROVIDERS = (Provider("attention", "torch_sdpa", attention),)

@@ -66,8 +66,6 @@ def _why_not(accelerator: Accelerator, facts: KernelFacts) -> str | None:
         return f"wants value heads as long as the others: {facts.value_head_dim} and {facts.head_dim} differ"
     if facts.head_dim > 256:
         return f"takes heads up to 256 long, not {facts.head_dim}"
-    if facts.context_parallel_size > 1:
-        return "sees only its own rank's part of a sequence, and context_parallel_size is above 1"
     return _torch_lacks()
 
 
