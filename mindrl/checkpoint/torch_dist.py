@@ -2,7 +2,7 @@
 
 Reading maps every pickled class onto one of the few below, or onto one that does nothing, so that no code from a
 checkpoint runs and the torch that wrote it does not matter. Writing emits torch's own classes with the oldest set of
-fields, which every torch since 2.1 loads: later fields have defaults on the class.
+fields: later ones have defaults on the class, so that older and newer torch load it.
 """
 
 import io

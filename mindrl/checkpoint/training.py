@@ -18,6 +18,7 @@ from megatron.core.dist_checkpointing.strategies.torch import (
     _replace_state_dict_keys_with_sharded_keys,
     mcore_to_pyt_state_dict,
 )
+from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -55,7 +56,7 @@ def load_checkpoint(directory: Path, state: Mapping[str, Any]) -> dict[str, Any]
     `RequestError` if the checkpoint has not what is asked for."""
     checkpoint = directories.latest_checkpoint(directory)
     try:
-        loaded = dist_checkpointing.load(dict(state), str(checkpoint))
+        loaded = dist_checkpointing.load(dict(state), str(checkpoint), strict=StrictHandling.RAISE_UNEXPECTED)
     except CheckpointingException as error:
         raise RequestError(f"{checkpoint} does not hold the state asked for: {error}") from error
     return {key: loaded[key] for key in state}
