@@ -10,6 +10,7 @@ HERE = Path(__file__).resolve().parent
 CORE = [
     "torch>=2.10,<2.14",
     "numpy>=1.26",
+    "packaging>=23",
     "pydantic>=2.9,<3",
     "omegaconf>=2.3,<3",
     "pyarrow>=16",
@@ -19,6 +20,8 @@ CORE = [
     "ray>=2.50,<3",
     "psutil>=5.9",
     "tensorboard>=2.16",
+    "matplotlib>=3.8",
+    "pyyaml>=6",
     "math-verify>=0.8",
     "tqdm>=4.66",
 ]
