@@ -20,12 +20,13 @@ LONGEST_LIST = 8
 def tiles(figures: KeyFigures) -> str:
     """The figures a run is judged by."""
     arrow = " <i>→</i> "
-    of_total = f" <i>of {figures.total_steps:,}</i>" if figures.total_steps else ""
+    unfinished = figures.total_steps is not None and figures.steps < figures.total_steps
+    of_total = f" <i>of {figures.total_steps:,}</i>" if unfinished else ""
     world = f" <i>×</i> {figures.world_size}" if figures.world_size else ""
     entries = [
         ("Reward", short(figures.reward_first) + arrow + short(figures.reward_last)),
         ("Accuracy", short(figures.eval_before) + arrow + short(figures.eval_after)),
-        ("Largest log-prob gap", short(figures.max_logprob_gap)),
+        ("Max log-prob gap", short(figures.max_logprob_gap)),
         ("Steps", f"{figures.steps:,}{of_total}"),
         ("Time", duration(figures.seconds)),
         ("Tokens per second", short(figures.tokens_per_second)),
@@ -143,7 +144,9 @@ def evaluations(found: Sequence[Mapping[str, object]]) -> str:
         overall = evaluation.get("overall")
         figures = overall if isinstance(overall, Mapping) else {}
         texts = [
-            f"{name} {short(v)}" for name, v in figures.items() if isinstance(v, float) and "_at_" in name
+            f"{name.replace('_at_', '@')} {short(v)}"
+            for name, v in figures.items()
+            if isinstance(v, float) and "_at_" in name
         ]
         length, cut = figures.get("response_length"), figures.get("truncated_fraction")
         rows.append([str(evaluation.get("model")), ", ".join(texts), figures.get("num_prompts"), length, cut])

@@ -74,9 +74,9 @@ def _picture(panel: Panel, run: Run, series: Mapping[str, np.ndarray], others: S
     if not lines:
         return ""
     thresholds = [
-        (threshold.label, float(value))
+        (threshold.label, value)
         for threshold in panel.thresholds
-        if isinstance(value := run.setting(threshold.key), int | float)
+        if (value := run.number(threshold.key)) is not None
     ]
     return html.figure(panel, lines, draw(panel, lines, thresholds, panel.title))
 

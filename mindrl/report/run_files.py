@@ -70,6 +70,13 @@ class Run:
         """Whether the run came to its end, where it writes summary.json."""
         return bool(self.summary)
 
+    def number(self, dotted: str) -> float | None:
+        """A configuration value as a number; None when it is not one. (YAML reads `1e-5` as text.)"""
+        try:
+            return float(str(self.setting(dotted)))
+        except ValueError:
+            return None
+
     def setting(self, dotted: str) -> object | None:
         """A configuration value by its key, such as `rollout.logprob_gap_stop`; None when it isn't there."""
         value: object = self.config

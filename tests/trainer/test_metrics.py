@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import psutil
-import pyarrow.parquet as pq
 import pytest
 
 from mindrl.config.trainer import LoggingConfig
@@ -16,7 +15,6 @@ from mindrl.trainer import sinks
 from mindrl.trainer.metric_names import METRICS, check_name, markdown_page, reproducible
 from mindrl.trainer.metrics import MetricLog
 from mindrl.trainer.progress import ProgressLine
-from mindrl.trainer.samples import SampleRow, samples_path, write_samples
 from mindrl.trainer.sinks import WandbSettings, wandb_settings
 
 ROOT = Path(__file__).parents[2]
@@ -182,14 +180,3 @@ def test_without_a_terminal_every_step_is_a_plain_line() -> None:
     assert first.endswith(" left")
     assert note == "the learning rate is 0"
     assert last == "step 3/3  reward 1.000  00:00 left"
-
-
-def test_samples_keep_their_columns(tmp_path: Path) -> None:
-    row = SampleRow(1, "u-1", "<p>", "0 1<eos>", "01", 0.5, 4, "stop", "sort_digits", -1.25)
-    path = samples_path(tmp_path, 10)
-    write_samples(path, [row, row])
-    assert path == tmp_path / "samples" / "step_000010.parquet"
-    table = pq.read_table(path)
-    assert table.num_rows == 2
-    assert table.to_pylist()[0] == {name: getattr(row, name) for name in table.column_names}
-    assert list(path.parent.iterdir()) == [path]
