@@ -9,7 +9,10 @@ The function must live at the top level of a module, because each rank imports i
 """
 
 import faulthandler
+import functools
 import multiprocessing
+import multiprocessing.context
+import multiprocessing.forkserver
 import os
 import socket
 import sys
@@ -19,6 +22,15 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
+
+
+SLOW_IMPORTS = [
+    "torch",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.qwen2.modeling_qwen2",
+    "transformers.models.qwen3.modeling_qwen3",
+    "mindrl.models.megatron",
+]
 
 
 def free_port() -> int:
@@ -33,7 +45,7 @@ def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, timeout
 
     Raises AssertionError with the traceback of the first rank that failed, or with the ranks that were still
     running after `timeout` seconds (each of them prints its stack to stderr just before)."""
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     with tempfile.TemporaryDirectory() as directory:
         port = free_port()
         ranks: dict[Connection, tuple[int, Any]] = {}
@@ -53,6 +65,23 @@ def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, timeout
             for _, process in ranks.values():
                 process.kill()
                 process.join()
+
+
+@functools.cache
+def _context() -> multiprocessing.context.ForkServerContext:
+    """Ranks are forked from one server that has imported the slow packages, which takes seconds, once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(SLOW_IMPORTS)
+    previous = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        if previous is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = previous
+    return context
 
 
 def _collect(ranks: dict[Connection, tuple[int, Any]], timeout: float) -> list[Any]:

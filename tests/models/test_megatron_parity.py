@@ -12,6 +12,7 @@ from oracle import OracleStep, load_model, oracle_steps, worst_error
 from tiny_models import FAMILIES, make_config, make_mini_batch, make_samples, save_tiny_model
 
 NUM_SAMPLES = 8
+LOG_PROB_TOLERANCE = 2e-5  # both sides are up to 5e-6 away from the same model in float64
 LAYOUTS = {
     "one process": (1, 1, 1),
     "data parallel 2": (2, 1, 1),
@@ -40,7 +41,12 @@ def two_steps(root: Path, world_size: int, tensor: int, pipeline: int, micro_bat
     for family in FAMILIES:
         directory = root / family
         config = make_config(
-            directory, world_size, tensor=tensor, pipeline=pipeline, micro_batch_size=micro_batch_size, eps=1e-3
+            directory,
+            world_size,
+            tensor=tensor,
+            pipeline=pipeline,
+            micro_batch_size=micro_batch_size,
+            eps=1e-3,
         )
         backend, data_rank, data_size = make_backend(config)
         backend.load_hf(directory)
@@ -55,13 +61,17 @@ def two_steps(root: Path, world_size: int, tensor: int, pipeline: int, micro_bat
             samples = make_samples(NUM_SAMPLES, seed)
             before = backend.log_probs(samples[share])
             stats = backend.accumulate_gradients(make_mini_batch(samples, share, seed + 1))
-            for evaluated, trained, wanted in zip(before, stats.log_probs, oracle.log_probs[share], strict=True):
-                np.testing.assert_allclose(evaluated, wanted, atol=1e-5)
+            for evaluated, trained, wanted in zip(
+                before, stats.log_probs, oracle.log_probs[share], strict=True
+            ):
+                np.testing.assert_allclose(evaluated, wanted, atol=LOG_PROB_TOLERANCE)
                 np.testing.assert_array_equal(evaluated, trained)
             assert stats.sums == pytest.approx(oracle.sums, rel=1e-5, abs=1e-7)
             error, name = worst_error(full_gradients(backend), oracle.gradients)
             assert error < 1e-5, f"{family}: gradient of {name} is off by {error:.1e}"
-            assert backend.apply_gradients(config.actor.optimizer.lr) == pytest.approx(oracle.grad_norm, rel=1e-5)
+            assert backend.apply_gradients(config.actor.optimizer.lr) == pytest.approx(
+                oracle.grad_norm, rel=1e-5
+            )
             error, name = worst_error(dict(backend.named_tensors()), oracle.parameters)
             assert error < 1e-5, f"{family}: {name} is off by {error:.1e} after the step"
         dist.barrier()
@@ -72,7 +82,9 @@ def test_loss_gradients_and_weights_after_two_steps_equal_the_oracles(models: Pa
     run_distributed(two_steps, LAYOUTS[layout][0], models, *LAYOUTS[layout], 3, timeout=150)
 
 
-def sums_and_gradients(directory: Path, micro_batch_size: int) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+def sums_and_gradients(
+    directory: Path, micro_batch_size: int
+) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     backend, _, _ = make_backend(make_config(directory, 1, micro_batch_size=micro_batch_size))
     backend.load_hf(directory)
     stats = backend.accumulate_gradients(make_mini_batch(make_samples(NUM_SAMPLES)))

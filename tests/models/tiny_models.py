@@ -114,7 +114,7 @@ def make_config(
                 "sequence_parallel": tensor > 1,
                 "micro_batch_size": micro_batch_size,
                 "mini_batch_size": 24 * world_size,
-                "optimizer": {"lr": 0.01, "weight_decay": 0.1, "clip_grad": 0.5, **optimizer},
+                "optimizer": {"lr": 0.002, "weight_decay": 0.1, "clip_grad": 0.5, **optimizer},
                 "transformer_config": transformer_config or {},
             },
             "rollout": {"n_samples": 2, "temperature": temperature},

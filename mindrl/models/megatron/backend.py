@@ -61,12 +61,13 @@ class MegatronBackend:
             self._micro_batch_size = config.reference.micro_batch_size or self._micro_batch_size
         self._transformer = build_transformer_config(config.actor, architecture, fused_rope=True)
         self._model = build_model(self._transformer, architecture, selection, accelerator)
+        self._weights = ModelWeights(self._model, weight_map(architecture))
+        self._weights.mark_partitions()
         self._ddp = self._optimizer = None
         if trainable:
             self._ddp = data_parallel(self._transformer, self._model)
             self._optimizer = build_optimizer(self._ddp, self._transformer, config.actor.optimizer)
         self._model.requires_grad_(trainable)
-        self._weights = ModelWeights(self._model, weight_map(architecture))
         self._host = offload.HostCopies(accelerator)
         self._tensor_group = parallel_state.get_tensor_model_parallel_group()
         self._pipeline_group = parallel_state.get_pipeline_model_parallel_group()

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+from megatron.core.tensor_parallel import set_tensor_model_parallel_attributes
 
 from mindrl.models.megatron.model import PolicyModel
 from mindrl.models.safetensors_reader import SafetensorsReader
@@ -35,6 +36,22 @@ class ModelWeights:
         self._tensor_group = parallel_state.get_tensor_model_parallel_group()
         self._pipeline_group = parallel_state.get_pipeline_model_parallel_group()
         self._homes = self._find_homes()
+
+    def mark_partitions(self) -> None:
+        """Tell Megatron which parameters are cut over tensor-parallel ranks.
+
+        It counts the others once in the gradient norm. Its layers leave the mark out when they are built without
+        initial values, and the norm, with the clipping, is silently too small."""
+        for name, param in self._params.items():
+            rule = self._rule(name)
+            marked = getattr(param, "tensor_model_parallel", False)  # biases have it from the start
+            if rule.partition != "replicated" and not marked:
+                set_tensor_model_parallel_attributes(
+                    param,
+                    is_parallel=True,
+                    dim=1 if rule.partition == "columns" else 0,
+                    stride=2 if rule.partition == "gated_rows" else 1,
+                )
 
     @torch.no_grad()
     def load_hf(self, directory: Path) -> None:
