@@ -10,10 +10,12 @@ HERE = Path(__file__).resolve().parent
 CORE = [
     "torch>=2.10,<2.14",
     "numpy>=1.26",
+    "matplotlib>=3.8",
     "packaging>=23",
     "pydantic>=2.9,<3",
     "omegaconf>=2.3,<3",
     "pyarrow>=16",
+    "PyYAML>=6",
     "transformers>=5,<6",
     "safetensors>=0.4.5",
     "megatron-core==0.16.1",
