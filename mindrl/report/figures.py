@@ -64,7 +64,7 @@ def _values(curve: Curve, panel: Panel, series: Mapping[str, Floats]) -> Floats:
     return np.clip(values - sum(parts, np.zeros_like(values)), 0.0, None)
 
 
-def draw(panel: Panel, lines: Sequence[Line], thresholds: Sequence[tuple[str, float]], name: str) -> str:
+def draw(panel: Panel, lines: Sequence[Line], thresholds: Sequence[float], name: str) -> str:
     """An `<svg>` element. `name` is unique on the page, so that two figures' clip paths stay apart."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=INCHES, layout="constrained")
@@ -76,8 +76,8 @@ def draw(panel: Panel, lines: Sequence[Line], thresholds: Sequence[tuple[str, fl
         else:
             _lines(axes, lines, panel)
         _scale(axes, panel, lines)
-        for label, value in thresholds:
-            _threshold(axes, label, value, panel.log)
+        for value in thresholds:
+            _threshold(axes, value, panel.log)
         _dress(axes, panel)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -144,22 +144,12 @@ def _scale(axes: Axes, panel: Panel, lines: Sequence[Line]) -> None:
         axes.set_xlim(first, last)
 
 
-def _threshold(axes: Axes, label: str, value: float, log: bool) -> None:
+def _threshold(axes: Axes, value: float, log: bool) -> None:
     """A dashed line, unless it lies so far above the curves that it would flatten them."""
     top = axes.get_ylim()[1]
     if (log and value <= 0) or (not log and value > 1.6 * top):
         return
     axes.axhline(value, color=_ink("red"), lw=1.0, ls=(0, (4, 3)))
-    axes.annotate(
-        f"{label} {short(value)}",
-        (1.0, value),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="right",
-        color=_ink("red"),
-        fontsize=7.5,
-    )
     if value >= top:
         axes.set_ylim(top=value * 3 if log else value * 1.12)
 

@@ -42,12 +42,16 @@ def tiles(figures: KeyFigures) -> str:
     )
 
 
-def figure(panel: Panel, lines: Sequence[Line], svg: str) -> str:
-    """One picture with its title, legend (newest values) and caption."""
+def figure(panel: Panel, lines: Sequence[Line], thresholds: Sequence[tuple[str, float]], svg: str) -> str:
+    """One picture with its title, caption and legend: newest values, and thresholds from the configuration."""
     legend = "".join(
         f'<span><span class="dot" style="background: var(--{line.colour})"></span>{escape(line.label)} '
         f'<span class="muted">{short(_newest(line))}</span></span>'
         for line in lines
+    )
+    legend += "".join(
+        f'<span><span class="dash"></span>{label} <span class="muted">{short(value)}</span></span>'
+        for label, value in thresholds
     )
     return (
         f"<figure><h3>{escape(panel.title)}</h3><figcaption>{escape(panel.caption)}</figcaption>"

@@ -78,7 +78,8 @@ def _picture(panel: Panel, run: Run, series: Mapping[str, np.ndarray], others: S
         for threshold in panel.thresholds
         if (value := run.number(threshold.key)) is not None
     ]
-    return html.figure(panel, lines, draw(panel, lines, thresholds, panel.title))
+    svg = draw(panel, lines, [value for _, value in thresholds], panel.title)
+    return html.figure(panel, lines, thresholds, svg)
 
 
 def _across_runs(panel: Panel, runs: Sequence[Run]) -> list[Line]:

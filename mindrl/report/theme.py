@@ -65,6 +65,7 @@ figure svg {{ width: 100%; height: auto; display: block; margin-top: auto; paddi
 .legend {{ display: flex; flex-wrap: wrap; gap: 2px 14px; font-size: 12.5px; margin-top: 6px;
   font-variant-numeric: tabular-nums; }}
 .dot {{ display: inline-block; width: 9px; height: 9px; border-radius: 3px; margin-right: 6px; }}
+.dash {{ display: inline-block; width: 14px; border-top: 2px dashed var(--red); margin-right: 6px; vertical-align: 4px; }}
 .notes {{ margin: 18px 0 0; padding: 12px 18px 12px 34px; border-left: 3px solid var(--orange); }}
 .columns {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 14px;
   align-items: start; }}

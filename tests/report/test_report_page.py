@@ -88,7 +88,9 @@ def test_the_same_run_gives_the_same_page(run_dir: Path) -> None:
 
 
 def test_the_stop_threshold_is_drawn_into_the_gap(run_dir: Path) -> None:
-    assert "stop 1e-4" in figures_of(render(read_run(run_dir)))["Train / rollout gap"]
+    figure = figures_of(render(read_run(run_dir)))["Train / rollout gap"]
+    assert 'stop <span class="muted">1e-4' in figure
+    assert "stroke: var(--red)" in figure
 
 
 def test_responses_before_and_after_stand_side_by_side(run_dir: Path) -> None:
