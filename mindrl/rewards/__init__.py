@@ -2,5 +2,15 @@
 
 from mindrl.rewards.pool import RewardItem, RewardOutcome, RewardPool
 from mindrl.rewards.registry import FUNCTIONS, RewardFunction, find, score
+from mindrl.rewards.result import RewardResult
 
-__all__ = ["FUNCTIONS", "RewardFunction", "RewardItem", "RewardOutcome", "RewardPool", "find", "score"]
+__all__ = [
+    "FUNCTIONS",
+    "RewardFunction",
+    "RewardItem",
+    "RewardOutcome",
+    "RewardPool",
+    "RewardResult",
+    "find",
+    "score",
+]

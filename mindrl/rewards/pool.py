@@ -88,8 +88,9 @@ class RewardPool:
 
     def _wait(self) -> None:
         """Until a process says something or dies, or the first deadline has passed."""
-        left = min(process.deadline for process in self._processes) - time.monotonic()
-        wait([process.channel for process in self._processes], timeout=max(0.0, left))
+        deadlines = [process.deadline for process in self._processes if process.deadline is not None]
+        left = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        wait([process.channel for process in self._processes], timeout=left)
 
 
 class _Call:

@@ -50,13 +50,13 @@ class ScoringProcess:
         """Indices of the items it was given and has not answered, the one it is working on first."""
         self._ready = False
         self._ended = False
-        self.deadline = time.monotonic() + STARTUP_SECONDS
-        """`time.monotonic()` by which the next message is due; infinite while it has nothing to do."""
+        self.deadline: float | None = time.monotonic() + STARTUP_SECONDS
+        """`time.monotonic()` by which the next message is due; None while it has nothing to do."""
 
     @property
     def is_free(self) -> bool:
         """Whether it can be given work."""
-        return self._ready and not self._ended and not self.unanswered
+        return self._ready and not self.unanswered and not self._ended and self._process.poll() is None
 
     def give(self, chunk: Sequence[tuple[int, RewardItem]]) -> bool:
         """Hand over numbered items; False if the process turned out to be dead, and so took none."""
@@ -81,14 +81,14 @@ class ScoringProcess:
                     answers.append(message)
                     self.unanswered.popleft()
                 busy = self.unanswered or not self._ready
-                self.deadline = time.monotonic() + self._timeout_seconds if busy else float("inf")
+                self.deadline = time.monotonic() + self._timeout_seconds if busy else None
         except (EOFError, ConnectionResetError):
             self._ended = True
         return answers
 
     def loss(self) -> Loss | None:
         """How it failed, if it did. `RuntimeError` if that was before it could score at all."""
-        late = time.monotonic() > self.deadline
+        late = self.deadline is not None and time.monotonic() > self.deadline
         if not (self._ended or late):
             return None
         if not self._ready:

@@ -32,7 +32,10 @@ def test_each_row_becomes_the_ids_of_its_template_text(make_config: MakeConfig, 
     first, second = load_prompts(config.output)
     assert (first.prompt, second.prompt) == ("Human: a b\nAssistant: ", "Human: é 日\nAssistant: ")
     assert second.ground_truth == "2"
-    assert [tokenizer.decode(p.prompt_token_ids.tolist()) for p in (first, second)] == [first.prompt, second.prompt]
+    assert [tokenizer.decode(p.prompt_token_ids.tolist()) for p in (first, second)] == [
+        first.prompt,
+        second.prompt,
+    ]
     assert (first.uid, first.data_source) == ("set-0000000", "set")
 
 
@@ -116,7 +119,7 @@ def test_the_parquet_columns_are_the_contract(dataset: Path):
 def test_existing_output_is_replaced_only_on_request(make_config: MakeConfig):
     preprocess(make_config([question("first")]))
     again = make_config([question("second")])
-    with pytest.raises(RequestError, match="exists.*--overwrite"):
+    with pytest.raises(RequestError, match=r"exists.*--overwrite"):
         preprocess(again)
     assert load_prompts(again.output)[0].prompt == "first"
     preprocess(again, overwrite=True)
@@ -132,7 +135,10 @@ def test_existing_output_is_replaced_only_on_request(make_config: MakeConfig):
         ({"prompt_type": "qwen"}, r"<\|im_start\|> is not one in the tokenizer"),
         ({"prompt_type_path": Path("nowhere.json")}, "no such file"),
         ({"tokenizer_name_or_path": Path("nowhere")}, "no such directory"),
-        ({"map_keys": {"prompt": "problem", "response": "answer"}}, "no column problem; it has question, answer"),
+        (
+            {"map_keys": {"prompt": "problem", "response": "answer"}},
+            "no column problem; it has question, answer",
+        ),
         ({"dataset_additional_keys": ["level"]}, "no column level"),
         ({"seq_length": 1}, "none of its 1 rows gave a prompt .1 too_long"),
     ],

@@ -102,17 +102,17 @@ def test_prompts_of_another_tokenizer_are_refused(dataset: Path, tokenizer_dir: 
     content["model"]["vocab"]["A"], content["model"]["vocab"]["B"] = 34, 33
     content["model"]["vocab"]["!"] = 99
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(RequestError, match="tokenizer.*is another"):
+    with pytest.raises(RequestError, match=r"tokenizer.*is another"):
         loaded.check(tokenizer_dir=tmp_path, max_prompt_length=10)
 
 
 def test_prompts_longer_than_training_allows_are_refused(dataset: Path, tokenizer_dir: Path):
-    with pytest.raises(RequestError, match="longest prompt has 10 tokens, data.max_prompt_length is 9"):
+    with pytest.raises(RequestError, match=r"longest prompt has 10 tokens, data.max_prompt_length is 9"):
         load_prompts(dataset).check(tokenizer_dir=tokenizer_dir, max_prompt_length=9)
 
 
 def test_a_directory_without_a_tokenizer_has_no_hash(tmp_path: Path):
-    with pytest.raises(RequestError, match="holds neither tokenizer.json nor"):
+    with pytest.raises(RequestError, match=r"holds neither tokenizer.json nor"):
         tokenizer_hash(tmp_path)
 
 
@@ -132,11 +132,11 @@ def test_a_data_set_of_another_schema_version_is_refused(dataset: Path):
 def test_facts_of_another_file_are_refused(dataset: Path):
     facts = json.loads(facts_path(dataset).read_text())
     facts_path(dataset).write_text(json.dumps({**facts, "num_prompts": 8}))
-    with pytest.raises(RequestError, match="holds 7 prompts.*says 8"):
+    with pytest.raises(RequestError, match=r"holds 7 prompts.*says 8"):
         load_prompts(dataset)
 
 
 def test_any_other_parquet_file_is_refused(dataset: Path):
     pq.write_table(pq.read_table(dataset).drop_columns(["uid"]), dataset)
-    with pytest.raises(RequestError, match="has columns .* expected"):
+    with pytest.raises(RequestError, match=r"has columns .* expected"):
         load_prompts(dataset)
