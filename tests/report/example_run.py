@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mindrl.config.trainer import LoggingConfig
 from mindrl.trainer.metrics import MetricLog
-from mindrl.workers.sample_file import SCHEMA
+from mindrl.workers.sample_file import SampleRow, samples_path, write_samples
 
 CONFIG = """
 model: {path: outputs/tiny}
@@ -49,24 +49,19 @@ def metrics_at(step: int) -> dict[str, float]:
 
 
 def write_samples_file(run_dir: Path, step: int, response: str, reward: float) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    row = {
-        "step": step,
-        "uid": "u-0",
-        "prompt": "sort 3041: ",
-        "response": response,
-        "ground_truth": "0134",
-        "reward": reward,
-        "response_length": 5,
-        "finish_reason": "stop",
-        "data_source": "sort_digits",
-        "advantage": 0.0,
-    }
-    (run_dir / "samples").mkdir(exist_ok=True)
-    table = pa.Table.from_pylist([row], schema=SCHEMA)
-    pq.write_table(table, run_dir / "samples" / f"step_{step:06d}.parquet")
+    row = SampleRow(
+        step=step,
+        uid="u-0",
+        prompt="sort 3041: ",
+        response=response,
+        ground_truth="0134",
+        reward=reward,
+        response_length=5,
+        finish_reason="stop",
+        data_source="sort_digits",
+        advantage=0.0,
+    )
+    write_samples(samples_path(run_dir, step), [row])
 
 
 def write_run(run_dir: Path, steps: int = 60) -> Path:
