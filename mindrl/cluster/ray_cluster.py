@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 
@@ -18,11 +19,12 @@ OBJECT_STORE_BYTES = 256 * 2**20
 
 
 @contextmanager
-def ray_cluster(cluster: ClusterConfig, accelerator: hal.Accelerator) -> Iterator[None]:
+def ray_cluster(cluster: ClusterConfig, accelerator: hal.Accelerator, log_dir: Path) -> Iterator[None]:
     """A connection to Ray with enough devices for the run.
 
     Joins the cluster at RAY_ADDRESS where that is set (launch scripts start one), else starts one on this machine
-    and stops it at the end. Raises `RequestError` when the devices do not show up in time.
+    and stops it at the end. Raises `RequestError` when the devices do not show up in time. Where the run fails,
+    what this node's workers printed is kept in `log_dir`.
     """
     address = os.environ.get("RAY_ADDRESS")
     temp_dir: str | None = None
@@ -48,10 +50,22 @@ def ray_cluster(cluster: ClusterConfig, accelerator: hal.Accelerator) -> Iterato
     try:
         _wait_for_devices(cluster, accelerator)
         yield
+    except Exception:
+        _keep_logs(log_dir)
+        raise
     finally:
         ray.shutdown()
         if temp_dir is not None:
             shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def _keep_logs(log_dir: Path) -> None:
+    """Copy what the workers of this node printed, before the session's directory goes."""
+    log_dir.mkdir(parents=True, exist_ok=True)
+    node = ray._private.worker.global_worker.node  # Ray has no public name for its logs directory
+    for path in Path(node.get_logs_dir_path()).glob("worker-*"):
+        if path.stat().st_size:
+            shutil.copyfile(path, log_dir / path.name)
 
 
 def _local_resources(cluster: ClusterConfig, accelerator: hal.Accelerator) -> dict[str, object]:

@@ -50,7 +50,7 @@ def train(config: Config) -> dict[str, object]:
         progress = ProgressLine(config.trainer.total_steps)
         stack.callback(progress.close)
         progress.note(f"starting {config.cluster.world_size} worker(s) on {accelerator.description()}")
-        stack.enter_context(ray_cluster(config.cluster, accelerator))
+        stack.enter_context(ray_cluster(config.cluster, accelerator, directory.path / "logs" / "workers"))
         environment = worker_environment(config.cluster, accelerator, engine_environment(accelerator))
         services = stack.enter_context(_services(config, environment))
         workers = stack.enter_context(_policy_workers(config, accelerator, environment))

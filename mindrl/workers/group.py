@@ -7,6 +7,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from mindrl.errors import RequestError
+
 
 class WorkerError(RuntimeError):
     """A call on the workers failed: which call, which worker, why."""
@@ -53,8 +55,8 @@ class WorkerGroup:
                 ranks = sorted(rank_of[reference] for reference in pending)
                 raise WorkerError(
                     f"{method}: no answer from worker(s) {ranks} of {len(references)} within "
-                    f"{self._timeout_seconds:g} s (cluster.worker_timeout_seconds). Their logs are in the Ray "
-                    "session's logs directory; a slow step needs a higher limit."
+                    f"{self._timeout_seconds:g} s (cluster.worker_timeout_seconds). What they printed is in the run "
+                    "directory's logs/workers; a slow step needs a higher limit."
                 )
             for reference in done:
                 _raise_failure(method, rank_of[reference], reference)
@@ -64,6 +66,8 @@ def _raise_failure(method: str, rank: int, reference: ray.ObjectRef) -> None:
     try:
         ray.get(reference)
     except RayTaskError as error:
+        if isinstance(error.cause, RequestError):
+            raise RequestError(str(error.cause)) from error
         raise WorkerError(f"{method} failed on worker {rank}: {_innermost(error)}") from error
     except RayActorError as error:
         raise WorkerError(

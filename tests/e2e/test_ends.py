@@ -1,0 +1,139 @@
+"""How runs end that do not end well: with the right code, in time, and with nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ENVIRONMENT, QUICKSTART, ROOT, Files, run_python
+
+START_SECONDS = 240
+END_SECONDS = 10
+
+
+def shared_memory_of(processes: list[psutil.Process]) -> set[Path]:
+    """Files in /dev/shm that the processes have mapped or open; other tests may have some of their own."""
+    paths = {
+        path
+        for process in processes
+        for path in (
+            *(mapping.path for mapping in process.memory_maps()),
+            *(os.readlink(link) for link in Path(f"/proc/{process.pid}/fd").iterdir() if link.exists()),
+        )
+    }
+    return {Path(path) for path in paths if path.startswith("/dev/shm/") and not path.endswith("(deleted)")}
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "TERM"])
+def test_an_interrupted_run_ends_within_ten_seconds_and_leaves_nothing(
+    files: Files, tmp_path: Path, stop: signal.Signals
+):
+    output = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "mindrl", "train", QUICKSTART, *files.overrides(files.tied),
+        "trainer.total_steps=100000", f"trainer.output_dir={output}",
+    ]  # fmt: skip
+    log = (tmp_path / "log").open("w")
+    run = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for_a_step(output / "metrics.jsonl", run)
+        children = psutil.Process(run.pid).children(recursive=True)
+        assert len(children) > 3  # Ray's own processes, two policy workers, the services
+        shared = shared_memory_of(children)
+        run.send_signal(stop)
+        assert run.wait(timeout=END_SECONDS) == 130
+    finally:
+        log.close()
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive
+    assert not [path for path in shared if path.exists()]
+
+
+def wait_for_a_step(metrics: Path, run: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not (metrics.exists() and metrics.read_text()):
+        assert run.poll() is None, f"the run ended with {run.returncode}"
+        assert time.monotonic() < deadline, f"no step within {START_SECONDS} s"
+        time.sleep(0.2)
+
+
+def test_a_log_prob_gap_above_the_limit_stops_the_run_and_says_where(files: Files, tmp_path: Path):
+    done = run_python(
+        "-m", "mindrl", "train", QUICKSTART, *files.overrides(files.tied), f"trainer.output_dir={tmp_path / 'run'}",
+        "rollout.logprob_gap_stop=1e-9", "rollout.logprob_gap_warn=1e-10",
+    )  # fmt: skip
+    assert done.returncode == 1
+    for words in ("step 1", "worker", "weight versions [0]", "rollout.logprob_gap_stop"):
+        assert words in done.stderr
+
+
+BAD_REQUESTS = {
+    "unknown key": (["actor.optimizer.learning_rate=1e-3"], "actor.optimizer has name, lr"),
+    "misspelt key": (["rolout.n_samples=4"], "rollout"),
+    "wrong type": (["trainer.total_steps=many"], "trainer.total_steps"),
+    "missing data": (["data.train=[{path: nowhere.parquet}]"], "nowhere.parquet"),
+    "missing model": (["model.path=nowhere"], "nowhere"),
+    "missing checkpoint": (["model.checkpoint=nowhere"], "nowhere"),
+    "heads not divisible": (["actor.tensor_model_parallel_size=8", "cluster.devices_per_node=8"], "heads"),
+    "batch not divisible": (["actor.mini_batch_size=5"], "mini_batch_size"),
+    "world and layout": (["actor.tensor_model_parallel_size=4"], "actor.tensor_model_parallel_size"),
+    "unknown reward": (["reward.functions=[{name: exact_mach}]"], "exact_match"),
+    "device not there": (["hal.accelerator=tpu"], "cpu"),
+    "top_p in training": (["rollout.top_p=0.9"], "rollout.top_p"),
+    "prompts too long": (["data.max_prompt_length=4"], "data.max_prompt_length"),
+    "positions": (["data.max_response_length=4000"], "max_position_embeddings"),
+    "kernel": (["hal.kernels={attention: nonsense}"], "nonsense"),
+    "pass-through key": (["actor.transformer_config={num_layerz: 3}"], "num_layerz"),
+    "engine argument": (["rollout.engine_args={max_num_sequences: 3}"], "max_num_seqs"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_REQUESTS)
+def test_a_request_that_can_not_be_served_is_refused_before_anything_starts(
+    files: Files, tmp_path: Path, name: str
+):
+    overrides, said = BAD_REQUESTS[name]
+    output = tmp_path / "run"
+    done = run_python(
+        "-m",
+        "mindrl",
+        "train",
+        QUICKSTART,
+        *files.overrides(files.tied),
+        f"trainer.output_dir={output}",
+        *overrides,
+    )
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not output.exists()
+
+
+def test_a_tokenizer_of_another_model_is_refused(files: Files, tmp_path: Path):
+    import json
+    import shutil
+
+    model = tmp_path / "model"
+    shutil.copytree(files.tied, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"vocab_size": 100}))
+    done = run_python("-m", "mindrl", "train", QUICKSTART, *files.overrides(model), "--check")
+    assert done.returncode == 2
+    assert "100 rows" in done.stderr
+
+
+def test_an_existing_run_is_kept_unless_told_otherwise(files: Files, tmp_path: Path):
+    (tmp_path / "metrics.jsonl").write_text("precious")
+    arguments = ["-m", "mindrl", "train", QUICKSTART, *files.overrides(files.tied)]
+    arguments += [f"trainer.output_dir={tmp_path}", "--check"]
+    done = run_python(*arguments)
+    assert done.returncode == 2
+    assert "--overwrite" in done.stderr
+    assert run_python(*arguments, "--overwrite").returncode == 0
+    assert (tmp_path / "metrics.jsonl").read_text() == "precious"  # --check only looks
