@@ -46,22 +46,18 @@ def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str | Non
 
 
 def check_pass_through(
-    key: str,
-    given: Collection[str],
-    allowed: Collection[str],
-    owned: Mapping[str, str],
-    receiver: str,
+    key: str, given: Collection[str], known: Collection[str], refused: Mapping[str, str], receiver: str
 ) -> None:
     """Check the names in a section that is handed to another library as it is.
 
-    `key` is the section (`actor.transformer_config`), `allowed` the names `receiver` knows, `owned` the names that
-    have a key of their own here (name -> that key), so that no value can be given twice. Raises `RequestError`."""
+    `key` is the section (`rollout.engine_args`), `known` the names that `receiver` takes, `refused` those of them that
+    can't be given here, each with the reason. Raises `RequestError` with one line a name."""
     problems: list[str] = []
     for name in given:
-        if name in owned:
-            problems.append(f"{key}.{name}: has a key of its own here; set {owned[name]} instead")
-        elif name not in allowed:
-            near = nearest(name, allowed)
+        if name in refused:
+            problems.append(f"{key}.{name}: can't be set here: {refused[name]}")
+        elif name not in known:
+            near = nearest(name, known)
             hint = f"; did you mean {key}.{near}?" if near else ""
             problems.append(f"{key}.{name}: {receiver} has no such field{hint}")
     if problems:

@@ -8,6 +8,16 @@ from mindrl.weight_maps import Architecture
 
 Check = Callable[[Config, Architecture], str | None]
 
+UNEVEN_STAGES = frozenset(
+    {
+        "account_for_embedding_in_pipeline_split",
+        "account_for_loss_in_pipeline_split",
+        "num_layers_in_first_pipeline_stage",
+        "num_layers_in_last_pipeline_stage",
+    }
+)
+"""Fields of `actor.transformer_config` by which stages get different numbers of layers."""
+
 
 def check_model(config: Config, architecture: Architecture) -> None:
     """Raise `RequestError` with everything that keeps this model from being trained in this layout."""
@@ -40,13 +50,14 @@ def mlp_divides_among_engine_devices(config: Config, architecture: Architecture)
 
 
 def layers_divide_among_stages(config: Config, architecture: Architecture) -> str | None:
-    """Each pipeline stage holds as many layers."""
+    """Each pipeline stage holds as many layers, unless the user lays them out; then Megatron checks the result."""
     stages = config.actor.pipeline_model_parallel_size
-    if architecture.num_layers % stages == 0:
+    if architecture.num_layers % stages == 0 or UNEVEN_STAGES & set(config.actor.transformer_config):
         return None
     return (
         f"actor.pipeline_model_parallel_size: the model's {architecture.num_layers} layers can't be divided into "
-        f"{stages} stages of equal length"
+        f"{stages} stages of equal length; actor.transformer_config can lay them out unequally "
+        f"({', '.join(sorted(UNEVEN_STAGES))})"
     )
 
 

@@ -8,8 +8,8 @@ vLLM reads its environment when it is imported, so the process must have been st
 `mindrl.rollout.choose.engine_environment`.
 """
 
-import difflib
 import gc
+import json
 import logging
 import random
 import zlib
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from vllm import EngineArgs, SamplingParams
+from vllm import EngineArgs, ModelRegistry, SamplingParams
 from vllm.config import VllmConfig
 from vllm.distributed.parallel_state import get_tp_group
 from vllm.inputs.engine import tokens_input
@@ -36,6 +36,7 @@ from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
 from vllm.v1.worker.worker_base import WorkerBase
 
 from hal.accelerator import Accelerator
+from mindrl.config.names import check_pass_through
 from mindrl.data.records import FinishReason, Request, Sample, Sampling
 from mindrl.errors import RequestError
 from mindrl.rollout.engine import Memory
@@ -125,6 +126,7 @@ class VllmEngine:
         # Start-up collects garbage five times over all of torch; it need not look at what is there already.
         gc.freeze()
         with _untouched_random_state(accelerator), _own_set_num_threads():
+            _import_model_class(hf_dir)
             config = EngineArgs(**(arguments | dict(engine_args or {}))).create_engine_config()
             if current_platform.is_cpu():
                 _check_head_size(config)
@@ -207,21 +209,17 @@ class VllmEngine:
         self.weight_version = version
 
     def sleep(self, tags: Sequence[Memory] = ("weights", "kv_cache")) -> None:
-        """Free the named device memory; weights must be updated after waking them.
+        """Free the device memory; weights must be updated after waking them.
 
-        On CPU vLLM keeps the memory. Nowhere can it give up weights and keep the cache."""
-        if "weights" in tags and "kv_cache" not in tags:
-            raise ValueError(f"vLLM can't put {list(tags)} to sleep and keep the kv_cache; name both")
-        if not tags:
-            return
+        vLLM puts both to sleep or none (`ValueError`). On CPU it keeps the memory."""
+        if set(tags) != {"weights", "kv_cache"}:
+            raise ValueError(
+                f"vLLM can't put {list(tags)} to sleep and keep the rest; name weights and kv_cache"
+            )
         self._engine.reset_prefix_cache(reset_running_requests=True)
-        if "weights" in tags:
-            self.weight_version = -1
+        self.weight_version = -1
         if not current_platform.is_cpu():
-            if "weights" in tags:
-                self._engine.sleep(level=2, mode="keep")
-            else:
-                self._engine.release_kv_cache_memory()
+            self._engine.sleep(level=2, mode="keep")
 
     def wake_up(self, tags: Sequence[Memory] = ("weights", "kv_cache")) -> None:
         """Take the named memory back; on CPU it was never given."""
@@ -287,13 +285,7 @@ class VllmEngine:
 def check_engine_args(engine_args: Mapping[str, Any]) -> None:
     """`RequestError` for a name that vLLM does not know or that the engine sets itself."""
     known = [field.name for field in fields(EngineArgs)]
-    for name in engine_args:
-        if name in FIXED_ARGS:
-            raise RequestError(f"rollout.engine_args.{name} can't be set here: {FIXED_ARGS[name]}; remove it")
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            raise RequestError(f"rollout.engine_args.{name} is no field of vLLM's EngineArgs{hint}")
+    check_pass_through("rollout.engine_args", engine_args, known, FIXED_ARGS, "vLLM's EngineArgs")
 
 
 def _sampling_params(sampling: Sampling, seed: int) -> SamplingParams:
@@ -326,6 +318,15 @@ def _load_weights(worker: WorkerBase, tensors: Iterator[tuple[str, torch.Tensor]
         for module in worker.get_model().modules():
             if isinstance(module, ParallelLMHead):
                 dispatch_cpu_unquantized_gemm(module, remove_weight=False)
+
+
+def _import_model_class(hf_dir: Path) -> None:
+    """vLLM would start a process only to look at the model's class: seconds on a machine that never did it.
+
+    It does so to leave the device alone until it forks; here nothing is forked and the class is needed anyway."""
+    for architecture in json.loads((hf_dir / "config.json").read_text()).get("architectures") or ():
+        if architecture in ModelRegistry.models:
+            ModelRegistry.register_model(architecture, ModelRegistry.models[architecture].load_model_cls())
 
 
 def _check_head_size(config: VllmConfig) -> None:

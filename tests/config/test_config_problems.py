@@ -83,8 +83,8 @@ def test_pass_through_names_are_checked_against_what_the_library_takes():
         check_pass_through(
             "actor.transformer_config",
             names,
-            allowed={"layernorm_epsilon", "attention_dropout"},
-            owned={"sequence_parallel": "actor.sequence_parallel"},
+            known={"layernorm_epsilon", "attention_dropout", "sequence_parallel"},
+            refused={"sequence_parallel": "it is actor.sequence_parallel"},
             receiver="Megatron's TransformerConfig",
         )
 
@@ -94,6 +94,6 @@ def test_pass_through_names_are_checked_against_what_the_library_takes():
     assert str(caught.value).splitlines() == [
         "actor.transformer_config.atention_dropout: Megatron's TransformerConfig has no such field; did you mean "
         "actor.transformer_config.attention_dropout?",
-        "actor.transformer_config.sequence_parallel: has a key of its own here; set actor.sequence_parallel instead",
+        "actor.transformer_config.sequence_parallel: can't be set here: it is actor.sequence_parallel",
         "actor.transformer_config.zzz: Megatron's TransformerConfig has no such field",
     ]

@@ -77,6 +77,12 @@ def test_layers_must_divide_into_stages(tmp_path: Path):
     assert "the model's 5 layers can't be divided into 2 stages" in line
 
 
+def test_layers_may_be_laid_out_unequally_on_purpose(tmp_path: Path):
+    layout = ["actor.pipeline_model_parallel_size=2", "cluster.devices_per_node=2"]
+    uneven = "actor.transformer_config.num_layers_in_first_pipeline_stage=3"
+    check_model(load(minimal_yaml(tmp_path), [*layout, uneven]), replace(MODEL, num_layers=5))
+
+
 def test_the_longest_sequence_must_have_positions(tmp_path: Path):
     (line,) = problems(tmp_path, MODEL, "data.max_response_length=49")
     assert "16 + 49 tokens are more than the model's max_position_embeddings, 64" in line

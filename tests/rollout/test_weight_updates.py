@@ -96,8 +96,9 @@ def test_engine_args_are_checked_by_name() -> None:
     check = pytest.importorskip("mindrl.rollout.vllm_engine").check_engine_args
     check({"enable_prefix_caching": False, "max_num_batched_tokens": 4096})
     with pytest.raises(
-        RequestError, match=r"max_num_batched_token is no field .* did you mean max_num_batched_tokens"
+        RequestError,
+        match=r"max_num_batched_token: .* did you mean rollout\.engine_args\.max_num_batched_tokens",
     ):
         check({"max_num_batched_token": 4096})
-    with pytest.raises(RequestError, match="load_format can't be set here: weights come from the trainer"):
+    with pytest.raises(RequestError, match="load_format: can't be set here: weights come from the trainer"):
         check({"load_format": "auto"})

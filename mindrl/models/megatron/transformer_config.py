@@ -1,6 +1,5 @@
 """Megatron's TransformerConfig from the model's architecture, the actor's layout and the user's pass-through."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from megatron.core.transformer import TransformerConfig
 from torch.nn.functional import silu
 
+from mindrl.config import names
 from mindrl.config.actor import ActorConfig
 from mindrl.errors import RequestError
 from mindrl.weight_maps import Architecture
@@ -92,17 +92,14 @@ def build_transformer_config(
 def check_pass_through(overrides: Mapping[str, Any]) -> None:
     """Refuse keys of `actor.transformer_config` that Megatron-core lacks or that would not act."""
     known = {field.name for field in fields(TransformerConfig)}
-    for key in overrides:
-        if key in PASSED_THROUGH:
-            continue
-        if key in known:
-            raise RequestError(
-                f"actor.transformer_config: {key} is a field of Megatron-core's TransformerConfig, but this backend "
-                f"decides it itself (from the model, the actor's layout and the kernels) or does not support it. "
-                f"Fields that are passed through: {', '.join(sorted(PASSED_THROUGH))}."
-            )
-        near = difflib.get_close_matches(key, known, n=1)
-        raise RequestError(
-            f"actor.transformer_config: Megatron-core's TransformerConfig has no field {key}"
-            + (f"; did you mean {near[0]}?" if near else ".")
-        )
+    reason = (
+        "this backend decides it itself (from the model, the actor's layout and the kernels) or does not support it; "
+        f"fields that are passed through: {', '.join(sorted(PASSED_THROUGH))}"
+    )
+    names.check_pass_through(
+        "actor.transformer_config",
+        overrides,
+        known,
+        dict.fromkeys(known - PASSED_THROUGH, reason),
+        "Megatron-core's TransformerConfig",
+    )
