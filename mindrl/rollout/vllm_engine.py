@@ -130,7 +130,8 @@ class VllmEngine:
             config = EngineArgs(**(arguments | dict(engine_args or {}))).create_engine_config()
             if current_platform.is_cpu():
                 _check_head_size(config)
-                config.cache_config.kv_cache_memory_bytes = kv_cache_bytes or _kv_cache_bytes(config)
+                if config.cache_config.kv_cache_memory_bytes is None:
+                    config.cache_config.kv_cache_memory_bytes = _kv_cache_bytes(config)
             self._engine = LLMEngine(
                 config,
                 executor_class=_executor_of(job_id, accelerator.current_device()),
