@@ -12,7 +12,7 @@ class RunDirectory:
     """`trainer.output_dir`: config.yaml, hal.txt, hal.json, metrics.jsonl, summary.json, samples/, checkpoints/, logs/."""
 
     OURS = (
-        "config.yaml", "hal.txt", "hal.json", "metrics.jsonl", "summary.json", "report.html",
+        "config.yaml", "hal.txt", "hal.json", "metrics.jsonl", "summary.json", "eval.json", "report.html",
         "samples", "checkpoints", "logs",
     )  # fmt: skip
 

@@ -37,7 +37,7 @@ class SampleRow:
     """The prompt's uid; responses to one prompt share it."""
     prompt: str
     response: str
-    """Decoded with its special tokens."""
+    """Decoded without special tokens, as rewards see it."""
     ground_truth: str
     reward: float
     response_length: int
