@@ -128,7 +128,7 @@ def rollout_samples_from_the_whole_vocabulary(config: Config) -> str | None:
 
 
 @rule
-def one_rollout_engine_of_transformers_uses_one_device(config: Config) -> str | None:
+def hf_engine_uses_one_device(config: Config) -> str | None:
     """`rollout.engine: hf` has no tensor parallelism."""
     if config.rollout.engine != "hf" or config.rollout.tensor_parallel_size == 1:
         return None

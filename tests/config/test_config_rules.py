@@ -41,7 +41,7 @@ BREACHES = {
         ["rollout.top_p=0.9"],
         "rollout.top_p, rollout.top_k: found 0.9 and -1",
     ),
-    "one_rollout_engine_of_transformers_uses_one_device": (
+    "hf_engine_uses_one_device": (
         ["rollout.engine=hf", "rollout.tensor_parallel_size=2", "cluster.devices_per_node=2"],
         "the hf engine holds a whole model on each device, found 2",
     ),

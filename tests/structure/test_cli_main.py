@@ -65,6 +65,11 @@ def test_a_bad_configuration_is_one_message_and_code_2(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [tmp_path / "run.yaml"]
 
 
+def test_options_may_stand_between_overrides(tmp_path: Path):
+    done = python("-m", "mindrl", "train", "run.yaml", "a=1", "--overwrite", "b=2", folder=tmp_path)
+    assert (done.returncode, done.stderr.count("can't read this configuration file")) == (2, 1)
+
+
 def test_a_device_that_is_not_there_is_answered_with_every_candidates_reason(tmp_path: Path):
     done = python("-m", "mindrl", "doctor", "--accelerator", "abacus", folder=tmp_path)
     assert done.returncode == 2
