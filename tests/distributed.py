@@ -23,7 +23,6 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-
 SLOW_IMPORTS = [
     "torch",
     "transformers.models.llama.modeling_llama",

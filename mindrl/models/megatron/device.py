@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable
 from types import ModuleType
 
+import megatron.core.dist_checkpointing.strategies.fully_parallel
+import megatron.core.dist_checkpointing.strategies.torch  # checkpoints need the redirect too  # noqa: F401
 import torch
 from megatron.core.models.common.embeddings import rope_utils
 
