@@ -12,5 +12,3 @@ class ModelConfig(Section):
     """Hugging Face directory: config.json, tokenizer files and (unless `checkpoint` is given) safetensors weights."""
     checkpoint: Path | None = None
     """Megatron `torch_dist` checkpoint directory (as `mindrl convert` writes it) that holds the initial weights."""
-    architecture: Path | None = None
-    """A config.json to plan with when the model's directory is not at hand; `train` never needs it."""
