@@ -50,7 +50,8 @@ def _write_record(
             piece = np.empty((min(rows_per_piece, num_rows - first), row_bytes), np.uint8)
             for tile in tiles:
                 _fill(piece, tile, first, record.dtype, sources)
-            crc = zlib.crc32(piece, crc)
+            if record.envelope is not None:
+                crc = zlib.crc32(piece, crc)
             _write(target, piece.data.cast("B"), record.offset + (band_row + first) * row_bytes)
             advance(piece.nbytes)
     if record.envelope is not None:

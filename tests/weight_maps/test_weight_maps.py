@@ -130,7 +130,11 @@ def test_llama_3_rope_scaling_is_read_from_either_style():
         ("llama", {"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ("qwen3", {"attention_bias": True}, "attention_bias"),
         ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "sliding-window"),
-        ("qwen2", {"layer_types": None, "use_sliding_window": True, "max_window_layers": 1}, "sliding-window"),
+        (
+            "qwen2",
+            {"layer_types": None, "use_sliding_window": True, "max_window_layers": 1},
+            "sliding-window",
+        ),
         ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "'yarn'"),
         ("llama", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
         ("llama", {"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
