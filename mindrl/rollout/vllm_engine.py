@@ -262,9 +262,9 @@ class VllmEngine:
         if self._tp_group.world_size == 1:
             return
         checksum = torch.tensor([zlib.crc32(repr(sorted(mine.items())).encode())])
-        checksums = torch.empty(self._tp_group.world_size, dtype=checksum.dtype)
-        dist.all_gather_into_tensor(checksums, checksum, group=self._tp_group.cpu_group)
-        if bool((checksums == checksums[0]).all()):
+        checksums = [torch.empty_like(checksum) for _ in range(self._tp_group.world_size)]
+        dist.all_gather(checksums, checksum, group=self._tp_group.cpu_group)
+        if all(torch.equal(one, checksum) for one in checksums):
             return
         everyone: list[Any] = [None] * self._tp_group.world_size
         dist.all_gather_object(everyone, dict(mine), group=self._tp_group.cpu_group)
