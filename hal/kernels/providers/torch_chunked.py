@@ -74,7 +74,7 @@ class _TokenLogProbs(torch.autograd.Function):
             if d_hidden is not None:
                 torch.mm(d_logits, shard.weight, out=d_hidden[rows])
             if d_weight is not None:
-                d_weight[: shard.num_ids] += d_logits.T @ hidden[rows]
+                _add_product(d_weight[: shard.num_ids], d_logits.T, hidden[rows])
         if d_hidden is not None and group is not None:
             dist.all_reduce(d_hidden, group=group)
         return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None, None, None, None, None
@@ -137,6 +137,14 @@ class _Shard:
             at_target = torch.where(self.is_local[rows], d_log_prob, torch.zeros_like(d_log_prob))
             gradient.scatter_add_(1, self.local_targets[rows, None], at_target[:, None])
         return gradient.div_(self.temperature)
+
+
+def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """total += a @ b, without a second matrix of that size where the types allow."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
 
 
 def _chunks(num_tokens: int, chunk_size: int) -> Iterator[slice]:
