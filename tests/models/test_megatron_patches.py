@@ -57,7 +57,6 @@ NOT_REACHED = {
     "utils.GlobalSymmetricMemoryBuffer": "a buffer of generation",
     "utils.check_param_hashes_across_dp_replicas": "nothing here calls it",
     "utils.StragglerDetector": "nothing here starts it",
-    "dist_checkpointing.exchange_utils": "fully parallel loading is not used",
 }
 """Device calls that stay as they are, by module or function below `megatron.core`, and why they are never executed."""
 

@@ -4,8 +4,7 @@ import sys
 from collections.abc import Callable
 from types import ModuleType
 
-import megatron.core.dist_checkpointing.strategies.fully_parallel
-import megatron.core.dist_checkpointing.strategies.torch  # checkpoints need the redirect too  # noqa: F401
+import megatron.core.dist_checkpointing.strategies.torch  # noqa: F401  checkpoints need the redirect too
 import torch
 from megatron.core.models.common.embeddings import rope_utils
 

@@ -1,0 +1,37 @@
+"""`actor.transformer_config` reaches Megatron-core, or says why it can't."""
+
+from pathlib import Path
+
+import pytest
+from tiny_models import make_config, save_tiny_model
+
+from mindrl.errors import RequestError
+from mindrl.models.megatron.transformer_config import build_transformer_config, check_pass_through
+from mindrl.weight_maps import read_architecture
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3-untied")
+
+
+def test_fields_are_passed_through(model: Path) -> None:
+    config = make_config(model, 1, transformer_config={"hidden_dropout": 0.1})
+    built = build_transformer_config(config.actor, read_architecture(model), fused_rope=False)
+    assert built.hidden_dropout == 0.1
+
+
+def test_a_misspelt_field_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(RequestError, match=r"did you mean .*recompute_granularity"):
+        check_pass_through({"recompute_granularty": "full"})
+
+
+def test_a_field_that_the_model_or_the_layout_decides_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"num_layers.* decides it itself"):
+        check_pass_through({"num_layers": 3})
+
+
+def test_what_megatron_refuses_is_a_request_error(model: Path) -> None:
+    config = make_config(model, 1, transformer_config={"recompute_granularity": "sometimes"})
+    with pytest.raises(RequestError, match="Megatron-core refuses"):
+        build_transformer_config(config.actor, read_architecture(model), fused_rope=False)
