@@ -14,7 +14,7 @@ class RolloutConfig(Section):
     """`vllm`, `hf` (transformers), or `auto`: vLLM where it can run, else hf, announced in one line."""
     n_samples: PositiveInt
     """Responses per prompt: the group size of GRPO."""
-    temperature: PositiveFloat = 1.0
+    temperature: float = Field(default=1.0, gt=0.0, le=2.0)
     """Sampling temperature; training log-probs use the same."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     """Nucleus sampling; below 1 the rollout distribution is not the policy, so training refuses it."""
