@@ -45,15 +45,10 @@ class NpuAccelerator(ModuleBacked):
             "CUDA_DEVICE_MAX_CONNECTIONS": "1",  # Megatron asks for it by this name on every device
             "TASK_QUEUE_ENABLE": "1",  # launch operators from a second thread; level 2 also moves their workspaces
             "HCCL_CONNECT_TIMEOUT": "1800",  # seconds; ranks that load big weights reach their first collective late
-            "HCCL_EXEC_TIMEOUT": "3600",
         }
 
     def interface_environment(self, interface: str) -> dict[str, str]:
-        return {
-            "GLOO_SOCKET_IFNAME": interface,
-            "HCCL_SOCKET_IFNAME": interface,
-            "TP_SOCKET_IFNAME": interface,
-        }
+        return {"GLOO_SOCKET_IFNAME": interface, "HCCL_SOCKET_IFNAME": interface}
 
     def rollout_environment(self) -> dict[str, str]:
         return {
