@@ -83,7 +83,7 @@ stage "training with GRPO" bash examples/grpo/_launch.sh "${overrides[@]}"
 stage "weights out: Megatron to Hugging Face" \
   mindrl convert --load-model-type mg --save-model-type hf --load-dir "$run_dir/checkpoints" --save-dir "$run_dir/hf"
 stage "evaluation: before and after, greedy, on prompts that training never saw" \
-  mindrl eval "$run_dir/model" "$run_dir/hf" --dataset "$run_dir/data/heldout.parquet" --reward exact_match \
+  env PYTHONWARNINGS=ignore::FutureWarning TORCH_CPP_LOG_LEVEL=ERROR mindrl eval "$run_dir/model" "$run_dir/hf" --dataset "$run_dir/data/heldout.parquet" --reward exact_match \
   --output "$run_dir/eval.json"
 run python examples/grpo/quickstart_summary.py merge "$run_dir"
 run mindrl report "$run_dir"
