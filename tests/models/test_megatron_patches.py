@@ -68,12 +68,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recompute_error(directory: Path) -> float:
     """How far gradients with dropout move when activations are recomputed."""
+    dropout = {"hidden_dropout": 0.2, "attention_dropout": 0.1}
     gradients: list[dict[str, torch.Tensor]] = []
     for recompute in (
         {},
         {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
     ):
-        config = make_config(directory, 1, transformer_config={"hidden_dropout": 0.2, **recompute})
+        config = make_config(directory, 1, transformer_config={**dropout, **recompute})
         backend, _, _ = make_backend(config)
         backend.load_hf(directory)
         torch.manual_seed(5)

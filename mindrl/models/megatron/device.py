@@ -1,5 +1,6 @@
 """Bring Megatron-core to the device at hand: redirect its modules, then patch what a redirect can't reach."""
 
+import logging
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -17,6 +18,9 @@ def prepare(accelerator: Accelerator) -> None:
     """Make every Megatron module imported so far work on `accelerator`. Repeating it changes nothing."""
     hal.redirect(megatron_modules(), accelerator)
     apply_patches(accelerator)
+    if accelerator.device_type == "cpu":
+        # It warns whenever drawing random numbers on the device also advances the host's generator: here they are one.
+        logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR)
 
 
 def megatron_modules() -> list[ModuleType]:

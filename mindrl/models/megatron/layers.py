@@ -1,10 +1,11 @@
 """Transformer layers of Megatron-core whose norms, attention and activation are the HAL's kernels."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
-from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, get_cuda_rng_tracker
 from megatron.core.transformer import ModuleSpec, TransformerConfig
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
@@ -60,13 +61,16 @@ class CoreAttention(MegatronModule):
     ) -> torch.Tensor:
         """query [length, rows, heads, head_dim], key and value with kv_heads -> [length, rows, heads * head_dim]."""
         assert attention_mask is None
-        out = self._kernel(
-            query.transpose(0, 1),
-            key.transpose(0, 1),
-            value.transpose(0, 1),
-            softmax_scale=self._scale,
-            dropout_p=self._dropout if self.training else 0.0,
-        )
+        dropout = self._dropout if self.training else 0.0
+        # Tensor-parallel ranks have different heads, which must not lose the same probabilities.
+        with get_cuda_rng_tracker().fork() if dropout else nullcontext():
+            out = self._kernel(
+                query.transpose(0, 1),
+                key.transpose(0, 1),
+                value.transpose(0, 1),
+                softmax_scale=self._scale,
+                dropout_p=dropout,
+            )
         return out.transpose(0, 1).flatten(2)
 
 

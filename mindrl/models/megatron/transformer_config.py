@@ -11,9 +11,8 @@ from torch.nn.functional import silu
 from mindrl.config import names
 from mindrl.config.actor import ActorConfig
 from mindrl.errors import RequestError
+from mindrl.models.kernel_facts import DTYPES
 from mindrl.weight_maps import Architecture
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 PASSED_THROUGH = frozenset(
     {
