@@ -62,10 +62,12 @@ arguments=("$DEFAULT_YAML" "cluster.num_nodes=$NNODES" "cluster.devices_per_node
 if $is_head; then
   mindrl train "${arguments[@]}" --check
 fi
-accelerator=auto
-for argument in "$@"; do
-  [[ $argument == hal.accelerator=* ]] && accelerator=${argument#*=}
-done
+accelerator=$(python - "${arguments[@]}" <<'PYTHON'
+import sys
+from mindrl.config import load
+print(load(sys.argv[1], sys.argv[2:]).hal.accelerator)
+PYTHON
+) || refuse "$DEFAULT_YAML can't be read; the reason is above"
 resources=$(python -m hal launch-args --devices "$NPUS_PER_NODE" --accelerator "$accelerator")
 mapfile -t ray_arguments <<<"$resources"
 

@@ -24,11 +24,15 @@ class ProgressLine:
         self._first = first_step
         self._stream = stream
         self._started = time.monotonic()
-        self._bar = (
-            tqdm(total=total_steps, initial=first_step - 1, desc="training", unit="step", file=stream)
-            if stream.isatty()
-            else None
-        )
+        self._bar: tqdm | None = None
+
+    def begin(self) -> None:
+        """The first step starts now; what came before does not count into the remaining time."""
+        self._started = time.monotonic()
+        if self._stream.isatty():
+            self._bar = tqdm(
+                total=self._total, initial=self._first - 1, desc="training", unit="step", file=self._stream
+            )
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show a finished step."""

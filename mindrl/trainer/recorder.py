@@ -35,6 +35,7 @@ class Recorder:
 
     def steps(self) -> Iterator[int]:
         """1 .. total_steps; what is recorded during a step is written when the next one is asked for."""
+        self._progress.begin()
         for step in range(1, self._total_steps + 1):
             self._clear()
             start = time.perf_counter()
