@@ -53,7 +53,9 @@ class TrainBackend(Protocol):
         ...
 
     def apply_gradients(self, lr: float) -> float:
-        """One optimizer step with the accumulated gradients; returns their global norm before clipping."""
+        """One optimizer step with the accumulated gradients; returns their global norm before clipping.
+
+        FloatingPointError, and unchanged weights, if that norm is not finite."""
         ...
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:

@@ -136,7 +136,7 @@ class HfBackend:
 
     @torch.no_grad()
     def apply_gradients(self, lr: float) -> float:
-        """See `TrainBackend`. FloatingPointError, and no step, if the gradient is not finite."""
+        """See `TrainBackend`."""
         grad_norm = float(
             torch.nn.utils.clip_grad_norm_(list(self._main.values()), self._config.actor.optimizer.clip_grad)
         )

@@ -8,6 +8,7 @@ import pytest
 import torch
 from distributed import run_distributed
 from megatron_setup import make_backend
+from oracle import load_model, sample_log_probs
 from tiny_models import make_config, make_mini_batch, make_samples, save_tiny_model
 
 from mindrl.checkpoint.training import load_checkpoint, save_checkpoint
@@ -135,3 +136,27 @@ def small_updates_in_bfloat16(directory: Path) -> None:
 
 def test_bfloat16_weights_train_through_float32_copies(model: Path) -> None:
     run_distributed(small_updates_in_bfloat16, 2, model, timeout=90)
+
+
+def log_probs_under_scaled_rope(directory: Path) -> None:
+    backend, _, _ = make_backend(make_config(directory, 1))
+    backend.load_hf(directory)
+    oracle = load_model(directory)
+    samples = make_samples(6)
+    with torch.no_grad():
+        expected = [sample_log_probs(oracle, sample, 0.8)[0].numpy() for sample in samples]
+    for found, wanted in zip(backend.log_probs(samples), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+def test_llama3_scaling_of_the_rotary_embedding_equals_transformers(tmp_path: Path) -> None:
+    scaling = {
+        "rope_type": "llama3",
+        "rope_theta": 1e8,  # with 8 dimensions a head, this gives wavelengths on both sides of 8192
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    model = save_tiny_model(tmp_path, "llama-untied", rope_parameters=scaling)
+    run_distributed(log_probs_under_scaled_rope, 1, model, timeout=60)

@@ -14,14 +14,15 @@ from tiny_models import FAMILIES, make_config, make_mini_batch, make_samples, sa
 NUM_SAMPLES = 8
 LOG_PROB_TOLERANCE = 2e-5  # both sides are up to 5e-6 away from the same model in float64
 LAYOUTS = {
-    "one process": (1, 1, 1),
-    "data parallel 2": (2, 1, 1),
-    "tensor + sequence parallel 2": (2, 2, 1),
-    "pipeline parallel 2": (2, 1, 2),
-    "tensor 2 x data 2": (4, 2, 1),
-    "tensor 2 x pipeline 2": (4, 2, 2),
+    "one process": (1, 1, 1, False),
+    "data parallel 2": (2, 1, 1, False),
+    "tensor parallel 2": (2, 2, 1, False),
+    "tensor + sequence parallel 2": (2, 2, 1, True),
+    "pipeline parallel 2": (2, 1, 2, False),
+    "tensor + sequence 2 x data 2": (4, 2, 1, True),
+    "tensor + sequence 2 x pipeline 2": (4, 2, 2, True),
 }
-"""World size, tensor and pipeline parallel size."""
+"""World size, tensor and pipeline parallel size, whether sequence parallel."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def two_steps(root: Path, world_size: int, tensor: int, pipeline: int, micro_batch_size: int) -> None:
+def two_steps(root: Path, world_size: int, tensor: int, pipeline: int, sequence_parallel: bool) -> None:
     """Each rank takes its share of two mini-batches and compares everything with the oracle's."""
     for family in FAMILIES:
         directory = root / family
@@ -45,7 +46,8 @@ def two_steps(root: Path, world_size: int, tensor: int, pipeline: int, micro_bat
             world_size,
             tensor=tensor,
             pipeline=pipeline,
-            micro_batch_size=micro_batch_size,
+            sequence_parallel=sequence_parallel,
+            micro_batch_size=3,
             eps=1e-3,
         )
         backend, data_rank, data_size = make_backend(config)
@@ -79,7 +81,7 @@ def two_steps(root: Path, world_size: int, tensor: int, pipeline: int, micro_bat
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_loss_gradients_and_weights_after_two_steps_equal_the_oracles(models: Path, layout: str) -> None:
-    run_distributed(two_steps, LAYOUTS[layout][0], models, *LAYOUTS[layout], 3, timeout=150)
+    run_distributed(two_steps, LAYOUTS[layout][0], models, *LAYOUTS[layout], timeout=150)
 
 
 def sums_and_gradients(

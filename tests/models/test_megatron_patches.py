@@ -8,7 +8,7 @@ import pytest
 import torch
 from device_calls import DeviceCall, device_calls
 from distributed import run_distributed
-from megatron.core.tensor_parallel import get_cuda_rng_tracker
+from megatron.core.tensor_parallel import get_cuda_rng_tracker, model_parallel_cuda_manual_seed
 from megatron_setup import full_gradients, make_backend
 from oracle import worst_error
 from tiny_models import make_config, make_mini_batch, make_samples, save_tiny_model
@@ -77,7 +77,7 @@ def recompute_error(directory: Path) -> float:
         config = make_config(directory, 1, transformer_config={**dropout, **recompute})
         backend, _, _ = make_backend(config)
         backend.load_hf(directory)
-        torch.manual_seed(5)
+        model_parallel_cuda_manual_seed(5)
         backend.accumulate_gradients(make_mini_batch(make_samples(4)))
         gradients.append(full_gradients(backend))
     return worst_error(gradients[1], gradients[0])[0]

@@ -15,8 +15,8 @@ VOCAB_SIZE = 83  # odd: two tensor-parallel ranks need padding
 FAMILIES = ("qwen2-tied", "qwen3-untied", "llama-untied")
 
 
-def save_tiny_model(directory: Path, family: str) -> Path:
-    """A random model with norms and biases away from their initial values."""
+def save_tiny_model(directory: Path, family: str, **settings: Any) -> Path:
+    """A random model with norms and biases away from their initial values; `settings` go to its config."""
     name, tied = family.rsplit("-", 1)
     sizes: dict[str, Any] = {
         "vocab_size": VOCAB_SIZE,
@@ -28,6 +28,7 @@ def save_tiny_model(directory: Path, family: str) -> Path:
         "max_position_embeddings": 64,
         "tie_word_embeddings": tied == "tied",
         "rms_norm_eps": 1e-6,
+        **settings,
     }
     config = {
         "qwen2": lambda: transformers.Qwen2Config(**sizes),
@@ -93,12 +94,13 @@ def make_config(
     *,
     tensor: int = 1,
     pipeline: int = 1,
+    sequence_parallel: bool | None = None,
     micro_batch_size: int = 2,
     temperature: float = 0.8,
     transformer_config: dict[str, Any] | None = None,
     **optimizer: Any,
 ) -> Config:
-    """A whole configuration around one layout of the actor."""
+    """A whole configuration around one layout of the actor; sequence parallel by default where it can be."""
     return Config.model_validate(
         {
             "cluster": {"devices_per_node": world_size},
@@ -111,7 +113,7 @@ def make_config(
             "actor": {
                 "tensor_model_parallel_size": tensor,
                 "pipeline_model_parallel_size": pipeline,
-                "sequence_parallel": tensor > 1,
+                "sequence_parallel": tensor > 1 if sequence_parallel is None else sequence_parallel,
                 "micro_batch_size": micro_batch_size,
                 "mini_batch_size": 24 * world_size,
                 "optimizer": {"lr": 0.002, "weight_decay": 0.1, "clip_grad": 0.5, **optimizer},

@@ -126,7 +126,7 @@ class MegatronBackend:
         )
 
     def apply_gradients(self, lr: float) -> float:
-        """See `TrainBackend`. FloatingPointError, and no step, if the gradient is not finite."""
+        """See `TrainBackend`."""
         return step(self._optimizer, lr, self._config.actor.optimizer.clip_grad)
 
     def _micro_batches(self, samples: Sequence[Sample]) -> list[MicroBatch]:
