@@ -28,9 +28,12 @@ def check_model(config: Config, architecture: Architecture) -> None:
 
 
 def heads_divide_among_actor_devices(config: Config, architecture: Architecture) -> str | None:
-    """Megatron gives each tensor-parallel device whole heads."""
-    key = "actor.tensor_model_parallel_size"
-    return _heads(key, config.actor.tensor_model_parallel_size, architecture)
+    """Megatron gives each tensor-parallel device whole heads, and the weight maps do not repeat key-value heads."""
+    key, size = "actor.tensor_model_parallel_size", config.actor.tensor_model_parallel_size
+    problem = _heads(key, size, architecture)
+    if problem is None and architecture.num_kv_heads % size:
+        problem = f"{key}: the model's {architecture.num_kv_heads} key-value heads can't be divided among {size} devices"
+    return problem
 
 
 def heads_divide_among_engine_devices(config: Config, architecture: Architecture) -> str | None:

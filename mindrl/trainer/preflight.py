@@ -26,14 +26,16 @@ def check_request(config: Config, *, overwrite: bool) -> list[str]:
     """`RequestError` with every reason why this run can't start; returns notices worth a line each."""
     problems: list[str] = []
 
-    def attempt(check: Callable[[], None]) -> None:
+    def attempt(check: Callable[[], None]) -> bool:
         try:
             check()
         except (RequestError, hal.HalError) as error:
             problems.append(str(error))
+            return False
+        return True
 
     attempt(lambda: RunDirectory(config.trainer.output_dir).check(overwrite=overwrite))
-    attempt(lambda: _check_model(config))
+    model_fits = attempt(lambda: _check_model(config))
     attempt(lambda: _check_initial_weights(config))
     for source in (*config.data.train, *config.data.eval):
         attempt(lambda path=source.path: _check_prompts(path, config))
@@ -43,6 +45,8 @@ def check_request(config: Config, *, overwrite: bool) -> list[str]:
     attempt(lambda: _check_wandb(config))
     notices: list[str] = []
     attempt(lambda: notices.extend(_check_device(config)))
+    if model_fits:
+        attempt(lambda: _check_kernels(config))
     if problems:
         raise RequestError("\n".join(problems))
     return notices
@@ -109,8 +113,10 @@ def _check_device(config: Config) -> list[str]:
     reason = accelerator.supports_dtype(DTYPES[config.actor.dtype])
     if reason is not None:
         raise RequestError(f"actor.dtype: {reason}")
-    hal.select(
-        accelerator, kernel_facts(config.actor, read_architecture(config.model.path)), config.hal.kernels
-    )
     notice = choose_engine(config.rollout, accelerator).notice
     return [notice] if notice else []
+
+
+def _check_kernels(config: Config) -> None:
+    facts = kernel_facts(config.actor, read_architecture(config.model.path))
+    hal.select(hal.choose(config.hal.accelerator), facts, config.hal.kernels)

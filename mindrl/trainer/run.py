@@ -51,6 +51,7 @@ def train(config: Config) -> dict[str, object]:
         stack.callback(progress.close)
         progress.note(f"starting {config.cluster.world_size} worker(s) on {accelerator.description()}")
         stack.enter_context(ray_cluster(config.cluster, accelerator, directory.path / "logs" / "workers"))
+        stack.enter_context(_terminated_like_interrupted())  # again: starting Ray put its own handler there
         environment = worker_environment(config.cluster, accelerator, engine_environment(accelerator))
         services = stack.enter_context(_services(config, environment))
         workers = stack.enter_context(_policy_workers(config, accelerator, environment))

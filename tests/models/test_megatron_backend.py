@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from distributed import run_distributed
-from megatron_setup import make_backend
-from oracle import load_model, sample_log_probs
+from megatron_setup import full_gradients, make_backend
+from oracle import load_model, oracle_steps, sample_log_probs, worst_error
 from tiny_models import make_config, make_mini_batch, make_samples, save_tiny_model
 
 from mindrl.checkpoint.training import load_checkpoint, save_checkpoint
@@ -160,3 +160,20 @@ def test_llama3_scaling_of_the_rotary_embedding_equals_transformers(tmp_path: Pa
     }
     model = save_tiny_model(tmp_path, "llama-untied", rope_parameters=scaling)
     run_distributed(log_probs_under_scaled_rope, 1, model, timeout=60)
+
+
+def all_samples_on_the_first_rank(directory: Path) -> None:
+    config = make_config(directory, 2)
+    backend, rank, _ = make_backend(config)
+    backend.load_hf(directory)
+    samples = make_samples(5)
+    share = slice(None) if rank == 0 else slice(0)
+    stats = backend.accumulate_gradients(make_mini_batch(samples, share))
+    [oracle] = oracle_steps(directory, config, [make_mini_batch(samples)])
+    assert stats.sums == pytest.approx(oracle.sums, rel=1e-5, abs=1e-7)
+    assert len(stats.log_probs) == len(backend.log_probs(samples[share])) == len(samples[share])
+    assert worst_error(full_gradients(backend), oracle.gradients)[0] < 1e-5
+
+
+def test_a_rank_without_samples_adds_nothing_and_holds_nobody_up(model: Path) -> None:
+    run_distributed(all_samples_on_the_first_rank, 2, model, timeout=60)

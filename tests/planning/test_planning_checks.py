@@ -36,10 +36,15 @@ def problems(folder: Path, model: Architecture, *overrides: str) -> list[str]:
     return str(caught.value).splitlines()[1:]
 
 
-@pytest.mark.parametrize("size", [1, 2, 4, 8])
-def test_layouts_that_cut_the_model_evenly_are_accepted(tmp_path: Path, size: int):
-    overrides = [f"actor.tensor_model_parallel_size={size}", f"cluster.devices_per_node={size}"]
-    check_model(load(minimal_yaml(tmp_path), [*overrides, f"rollout.tensor_parallel_size={size}"]), MODEL)
+@pytest.mark.parametrize(("actor", "engine"), [(1, 1), (2, 2), (2, 4), (1, 8)])
+def test_layouts_that_cut_the_model_evenly_are_accepted(tmp_path: Path, actor: int, engine: int):
+    overrides = [f"actor.tensor_model_parallel_size={actor}", f"cluster.devices_per_node={engine}"]
+    check_model(load(minimal_yaml(tmp_path), [*overrides, f"rollout.tensor_parallel_size={engine}"]), MODEL)
+
+
+def test_the_actor_does_not_repeat_key_value_heads(tmp_path: Path):
+    (line,) = problems(tmp_path, MODEL, "actor.tensor_model_parallel_size=4", "cluster.devices_per_node=4")
+    assert "actor.tensor_model_parallel_size: the model's 2 key-value heads can't be divided among 4" in line
 
 
 def test_attention_heads_must_divide_among_the_actors_devices(tmp_path: Path):
