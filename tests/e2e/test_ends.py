@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ENVIRONMENT, QUICKSTART, ROOT, Files, run_python
+from real_runs import ENVIRONMENT, QUICKSTART, ROOT, Files, run_python
 
 START_SECONDS = 240
 END_SECONDS = 10

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import Files, Train
+from real_runs import Files, Train
 
 from mindrl.trainer.metric_names import reproducible
 
