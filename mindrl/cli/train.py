@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -27,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit code."""
+    # Let SIGTERM unwind the run as Ctrl-C does, so that nothing of it stays behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     from mindrl.config import load
     from mindrl.trainer.preflight import check_request
 

@@ -1,7 +1,6 @@
 """One run from configuration to summary: start everything, fit, stop everything."""
 
 import json
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,7 +10,7 @@ import ray
 
 import hal
 from mindrl.cluster.environment import worker_environment
-from mindrl.cluster.ray_cluster import ray_cluster
+from mindrl.cluster.ray_cluster import check_address, ray_cluster
 from mindrl.config import dump
 from mindrl.config.schema import Config
 from mindrl.planning.batch import BatchPlan
@@ -40,18 +39,17 @@ CLOSE_SECONDS = 5.0
 
 def train(config: Config) -> dict[str, object]:
     """Run GRPO as configured, on a configuration that `check_request` has let through; returns the summary."""
+    check_address(config.cluster)
     accelerator = hal.choose(config.hal.accelerator)
     directory = RunDirectory(config.trainer.output_dir)
     directory.prepare()
     directory.write_text("config.yaml", dump(config))
     with ExitStack() as stack:
-        stack.enter_context(_terminated_like_interrupted())
         log = stack.enter_context(MetricLog(directory.path, config.logging, directory.path.name))
         progress = ProgressLine(config.trainer.total_steps)
         stack.callback(progress.close)
         progress.note(f"starting {config.cluster.world_size} worker(s) on {accelerator.description()}")
         stack.enter_context(ray_cluster(config.cluster, accelerator, directory.path / "logs" / "workers"))
-        stack.enter_context(_terminated_like_interrupted())  # again: starting Ray put its own handler there
         environment = worker_environment(config.cluster, accelerator, engine_environment(accelerator))
         services = stack.enter_context(_services(config, environment))
         workers = stack.enter_context(_policy_workers(config, accelerator, environment))
@@ -154,17 +152,3 @@ def _write_hal_facts(directory: RunDirectory, workers: WorkerGroup) -> None:
     facts = workers.call("device_facts")[0]
     directory.write_text("hal.txt", str(facts.pop("table")))
     directory.write_text("hal.json", json.dumps(facts, indent=2) + "\n")
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM unwind the run as Ctrl-C does, so that nothing of it stays behind."""
-
-    def interrupt(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
