@@ -41,8 +41,11 @@ def nearest_key(section: type[Section], key: str) -> str | None:
 
 
 def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
-    """The most similar of the known names, or None when none is similar enough (0: anything, 1: equal)."""
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
+    """The most similar of the known names, or None when none is similar enough (0: anything, 1: equal).
+
+    Letters in another order go first: `to_pk` is as similar to `top_p`, but it is a swapped `top_k`."""
+    similar = difflib.get_close_matches(name, known, n=3, cutoff=cutoff)
+    return min(similar, key=lambda other: sorted(other) != sorted(name), default=None)
 
 
 def check_pass_through(
