@@ -116,11 +116,13 @@ def _tables(accelerator: Accelerator, kernels: Selection) -> str:
     facts = kernels.facts
     form = "dense and packed" if facts.packed else "dense"
     lines = ["accelerators"]
-    for candidate in candidates():
+    found = candidates()
+    width = max(len(candidate.name) for candidate in found) + 2
+    for candidate in found:
         mark = "*" if candidate.name == accelerator.name else " "
         state = candidate.reason and f"no: {candidate.reason}"
         lines.append(
-            f"{mark} {candidate.name:<6}{state or (candidate.accelerator and candidate.accelerator.description())}"
+            f"{mark} {candidate.name:<{width}}{state or (candidate.accelerator and candidate.accelerator.description())}"
         )
     lines += [
         "",
