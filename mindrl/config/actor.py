@@ -55,7 +55,8 @@ class ActorConfig(Section):
     optimizer: OptimizerConfig
     lr_schedule: LrScheduleConfig = LrScheduleConfig()
     transformer_config: dict[str, Any] = Field(default_factory=dict)
-    """Passed to Megatron-core's TransformerConfig as it is; checked against its fields."""
+    """Fields of Megatron-core's TransformerConfig, such as `recompute_granularity`; those that it lacks, that have no
+    effect here or that another key decides are refused, with a list of the others."""
 
     @property
     def model_parallel_size(self) -> int:

@@ -29,14 +29,14 @@ class RolloutConfig(Section):
     logprob_gap_stop: PositiveFloat = 5.0
     """Stop the run, before the optimizer step, when it exceeds this."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
-    """Passed to vLLM's EngineArgs as they are; checked against its fields."""
+    """Passed to vLLM's EngineArgs as they are; names that it lacks, or that the engine sets itself, are refused."""
 
 
 class RewardFunctionConfig(Section):
     """One rule that scores responses."""
 
     name: str
-    """Name of a registered reward function."""
+    """A name of docs/data.md, or your own function as `package.module:function`."""
     weight: float = 1.0
     """Factor of its score in the reward."""
 
@@ -53,7 +53,7 @@ class RewardConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Evaluation during training (`trainer.eval_interval`) and by `mindrl eval`."""
+    """Evaluation during training (`trainer.eval_interval`); `mindrl eval` has flags of its own."""
 
     temperature: NonNegativeFloat = 0.0
     """0 is greedy decoding."""

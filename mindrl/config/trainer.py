@@ -23,7 +23,7 @@ class TrainerConfig(Section):
     seed: NonNegativeInt = 0
     """Seed of everything random in the run except the order of the prompts."""
     output_dir: Path
-    """Run directory; must be new or empty unless `--overwrite` is given."""
+    """Run directory; must hold no earlier run unless `--overwrite` is given."""
 
 
 class LoggingConfig(Section):

@@ -29,7 +29,7 @@ class PreprocessConfig(Section):
     log_interval: PositiveInt = 1000
     """Rows between updates of the progress bar."""
     handler_name: str = "generic"
-    """What finds question and answer in a row: `generic` or `gsm8k`."""
+    """What finds question and answer in a row: a name in `mindrl.data.handlers.HANDLERS`."""
     seq_length: PositiveInt
     """Prompts with more tokens are dropped and counted."""
     map_keys: MapKeys

@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class SampledResponse:
-    """One row of a samples file; the columns are those of `mindrl/trainer/samples.py`."""
+    """One row of a samples file; the columns are among those of `mindrl/workers/sample_file.py`."""
 
     uid: str
     prompt: str
@@ -44,7 +44,7 @@ class Run:
 
     directory: Path
     steps: npt.NDArray[np.int64]
-    """[num_steps] ascending; a step that a resumed run repeated counts as the later time."""
+    """[num_steps] ascending; of a step that stands in the file twice, the later one."""
     series: Mapping[str, Floats]
     """Metric name -> [num_steps], NaN where a step has no value."""
     not_finite: Mapping[str, Sequence[int]]

@@ -29,7 +29,7 @@ METRICS = (
     Metric(
         "reward/timeout_fraction",
         "fraction",
-        "responses whose scoring ran out of time or crashed; they score 0",
+        "responses whose scoring ran out of time or crashed; they score 0, or as little as the step's worst",
     ),
     Metric("reward/<function>", "score", "mean score of one reward function, before its weight"),
     Metric("response_length/mean", "tokens", "mean length of the responses, closing token included"),
@@ -97,7 +97,7 @@ METRICS = (
     Metric(
         "eval/<set>/<metric>",
         "",
-        "evaluation of the weights after the step, by data source: `pass_at_<k>` (chance that one of k responses"
+        "evaluation of the weights after the step, by file of `data.eval`: `pass_at_<k>` (chance that one of k responses"
         " is right, unbiased), `avg_at_<n>` (mean score), `response_length`, `truncated_fraction`",
     ),
 )
@@ -127,7 +127,9 @@ def reproducible(name: str) -> bool:
 
 def markdown_page() -> str:
     """docs/metrics.md."""
-    rows = "\n".join(f"| `{m.name}` | {m.unit or '-'} | {m.meaning} |" for m in METRICS)
+    rows = "\n".join(
+        f"| `{m.name}` | {m.unit or '-'} | {m.meaning.replace('|', chr(92) + '|')} |" for m in METRICS
+    )
     return f"""# Metrics
 
 Generated from `mindrl/trainer/metric_names.py`; `python -m mindrl.trainer.metric_names > docs/metrics.md` writes it again.

@@ -16,7 +16,7 @@ from mindrl.trainer.sinks import Sink, TensorBoardSink, WandbSink, wandb_setting
 class MetricLog:
     """metrics.jsonl of a run directory, and the sinks its configuration asks for.
 
-    A file that is already there is continued: a resumed run appends to its own history."""
+    A file that is already there is continued."""
 
     def __init__(
         self,

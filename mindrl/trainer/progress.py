@@ -19,7 +19,7 @@ class ProgressLine:
     """Shows how far a run is, how long it will take, and the four numbers to watch."""
 
     def __init__(self, total_steps: int, first_step: int = 1, stream: TextIO = sys.stderr) -> None:
-        """`first_step` > 1 in a resumed run."""
+        """`first_step`: the first that is run, where earlier ones are done."""
         self._total = total_steps
         self._first = first_step
         self._stream = stream

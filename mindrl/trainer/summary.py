@@ -12,7 +12,7 @@ def summarize(
 
     Args:
         history: metrics of each finished step.
-        seconds: wall time from the first step's start to the last step's end.
+        seconds: wall time of the training, evaluations and checkpoints included, without starting and stopping workers.
 
     Returns:
         `reward_first`: mean reward of the first step, sampled before any update; `reward_last`: mean over the last
