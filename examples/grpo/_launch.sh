@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The common part of every launch script: Ray on this node, the run on the first node, and a clean end of both.
 #
-#   DEFAULT_YAML=configs/grpo_quickstart.yaml NPUS_PER_NODE=2 bash examples/grpo/_launch.sh [key=value ...]
+#   DEFAULT_YAML=configs/grpo_quickstart.yaml NPUS_PER_NODE=2 bash examples/grpo/_launch.sh [key=value ...] [--overwrite]
 #
 # The same command runs on every node. What it takes from the environment:
 #   DEFAULT_YAML    the run's configuration, relative to the checkout
@@ -38,7 +38,7 @@ fi
 [[ -n ${MASTER_ADDR:-} ]] || refuse "NNODES is $NNODES, but MASTER_ADDR is not set; give the first node's address"
 [[ -n ${CURRENT_IP:-} ]] || refuse "NNODES is $NNODES, but CURRENT_IP is not set; give this node's address"
 
-resolve() { getent ahostsv4 "$1" | awk 'NR == 1 { print $1 }'; }
+resolve() { { getent ahostsv4 "$1" || true; } | awk 'NR == 1 { print $1 }'; }
 head_ip=$(resolve "$MASTER_ADDR")
 [[ -n $head_ip ]] || refuse "MASTER_ADDR '$MASTER_ADDR' is not known to this machine's name service"
 node_ip=$(resolve "$CURRENT_IP")
@@ -57,19 +57,6 @@ export MINDRL_INTERFACE
 is_head=false
 [[ $node_ip == "$head_ip" ]] && is_head=true
 arguments=("$DEFAULT_YAML" "cluster.num_nodes=$NNODES" "cluster.devices_per_node=$NPUS_PER_NODE" "$@")
-
-# Bad requests end here, before anything is started.
-if $is_head; then
-  mindrl train "${arguments[@]}" --check
-fi
-accelerator=$(python - "${arguments[@]}" <<'PYTHON'
-import sys
-from mindrl.config import load
-print(load(sys.argv[1], sys.argv[2:]).hal.accelerator)
-PYTHON
-) || refuse "$DEFAULT_YAML can't be read; the reason is above"
-resources=$(python -m hal launch-args --devices "$NPUS_PER_NODE" --accelerator "$accelerator")
-mapfile -t ray_arguments <<<"$resources"
 
 ray_pid=""
 train_pid=""
@@ -90,6 +77,7 @@ end() {
   local status=$?
   trap '' INT TERM HUP
   trap - EXIT
+  case $status in 0 | 1 | 2 | 130) ;; *) status=1 ;; esac # a run that was killed has failed
   [[ -z $train_pid ]] || stop "$train_pid" INT
   [[ -z $ray_pid ]] || stop "$ray_pid" TERM
   if [[ -n $temp_dir ]]; then
@@ -113,6 +101,30 @@ start() {
   "${tie[@]}" setsid env --default-signal=INT,TERM "$@" &
   started=$!
 }
+
+# run_train ARGUMENT...: waits for `mindrl train` in a way that an interruption breaks off.
+run_train() {
+  local status=0
+  start mindrl train "$@"
+  train_pid=$started
+  wait "$train_pid" || status=$?
+  train_pid=""
+  return "$status"
+}
+
+# Bad requests end here, before anything is started.
+if $is_head; then
+  run_train "${arguments[@]}" --check
+fi
+accelerator=$(python - "${arguments[@]}" <<'PYTHON'
+import sys
+from mindrl.config import load
+overrides = [argument for argument in sys.argv[2:] if not argument.startswith("--")]
+print(load(sys.argv[1], overrides).hal.accelerator)
+PYTHON
+) || refuse "$DEFAULT_YAML can't be read; the reason is above"
+resources=$(python -m hal launch-args --devices "$NPUS_PER_NODE" --accelerator "$accelerator")
+mapfile -t ray_arguments <<<"$resources"
 
 # await_port HOST PORT SECONDS: until something listens there.
 await_port() {
@@ -159,10 +171,7 @@ run_head() {
   start_ray --head --port="$port" --include-dashboard=false
   await_port "$node_ip" "$port" "$READY_TIMEOUT" || fail "Ray did not start on $node_ip:$port within $READY_TIMEOUT s"
   export RAY_ADDRESS=$node_ip:$port
-  start mindrl train "${arguments[@]}"
-  train_pid=$started
-  wait "$train_pid" || status=$?
-  train_pid=""
+  run_train "${arguments[@]}" || status=$?
   exit "$status"
 }
 

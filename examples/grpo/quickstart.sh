@@ -33,13 +33,14 @@ run() {
   local status=0
   wait "$child" || status=$?
   child=""
+  case $status in 0 | 1 | 2 | 130) ;; *) status=1 ;; esac # a program that was killed has failed
   return "$status"
 }
 
 interrupt() {
-  trap '' INT TERM
+  trap '' INT TERM HUP
   if [[ -n $child ]]; then
-    kill -s INT "$child" 2>/dev/null || true
+    kill -s INT -- "-$child" 2>/dev/null || true
     local tenths
     for ((tenths = 0; tenths < 95; tenths++)); do
       kill -0 "$child" 2>/dev/null || break
@@ -50,7 +51,7 @@ interrupt() {
   echo "quickstart: interrupted after $SECONDS s" >&2
   exit 130
 }
-trap interrupt INT TERM
+trap interrupt INT TERM HUP
 
 num_stages=8
 num_done=0

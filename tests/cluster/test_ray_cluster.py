@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -61,8 +62,9 @@ def first_of_ray(run: subprocess.Popen[str]) -> tuple[Path, list[psutil.Process]
     while time.monotonic() < deadline:
         children = psutil.Process(run.pid).children(recursive=True)
         for child in children:
-            found = re.search(r"/tmp/mindrl-ray-\w+", " ".join(child.cmdline()))
-            if found:
-                return Path(found.group()), children
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                found = re.search(r"/tmp/mindrl-ray-\w+", " ".join(child.cmdline()))
+                if found:
+                    return Path(found.group()), children
         time.sleep(0.02)
     raise AssertionError(f"Ray started no process within {START_SECONDS} s")

@@ -2,11 +2,15 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +43,7 @@ def ended(*command: str, **environment: str) -> subprocess.CompletedProcess[str]
         ({"NNODES": "2"}, "MASTER_ADDR is not set"),
         ({"NNODES": "2", "MASTER_ADDR": "127.0.0.1"}, "CURRENT_IP is not set"),
         ({"CURRENT_IP": "127.9.9.9"}, "not an address of this machine"),
+        ({"MASTER_ADDR": "nowhere.invalid"}, "not known to this machine's name service"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, Mapping) else "",
 )
@@ -61,6 +66,35 @@ def test_a_misspelt_key_ends_the_launch_before_ray_is_started() -> None:
     )
     assert result.returncode == 2
     assert "optimizer" in result.stderr
+
+
+def test_an_interruption_while_the_request_is_checked_ends_the_launch_at_once() -> None:
+    environment = os.environ | {
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
+        "DEFAULT_YAML": "configs/grpo_quickstart.yaml",
+    }
+    launch = subprocess.Popen(
+        ["bash", "examples/grpo/_launch.sh"], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    check = first_descendant(launch.pid, "--check")
+    launch.send_signal(signal.SIGINT)  # to the script alone, as a script that calls it would
+    _, said = launch.communicate(timeout=10)
+    assert launch.returncode == 130, said
+    _, alive = psutil.wait_procs([check], timeout=5)
+    assert not alive
+
+
+def first_descendant(pid: int, argument: str) -> psutil.Process:
+    """The first process under `pid` that was given `argument`."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for child in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                command = child.cmdline()
+                if argument in command and "mindrl" in " ".join(command):
+                    return child
+        time.sleep(0.02)
+    raise AssertionError(f"no process with {argument}")
 
 
 def test_a_node_that_finds_no_first_node_gives_up_and_says_where_it_looked() -> None:
