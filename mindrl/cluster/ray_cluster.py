@@ -70,6 +70,7 @@ def _connect(cluster: ClusterConfig, accelerator: hal.Accelerator, temp_dir: str
             ray.init(address=os.environ[ADDRESS], **quiet)
         else:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a run asks the network for nothing
             ray.init(
                 **_local_resources(cluster, accelerator),
                 include_dashboard=False,
