@@ -8,7 +8,7 @@ from pathlib import Path
 from mindrl.errors import RequestError
 from mindrl.weight_maps import FAMILIES, Architecture
 
-SUMMARY = "Convert weights: Hugging Face -> Megatron (hf to mg) and back (mg to hf), bit for bit."
+SUMMARY = "convert weights: Hugging Face to Megatron (hf to mg) and back (mg to hf), bit for bit"
 EXAMPLE = """\
 mindrl convert --load-model-type hf --save-model-type mg --load-dir Qwen2.5-7B --save-dir ckpt --params-dtype bf16
 mindrl convert --load-model-type mg --save-model-type hf --load-dir ckpt --save-dir Qwen2.5-7B-trained"""

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-SUMMARY = "Turn a raw data set into prompts as token ids."
+SUMMARY = "turn a raw data set into prompts as token ids"
 EXAMPLE = """
 mindrl preprocess configs/datasets/gsm8k.yaml
 mindrl preprocess configs/datasets/gsm8k.yaml input=data/gsm8k/test.jsonl output_prefix=outputs/data/gsm8k_test

@@ -1,0 +1,1 @@
+"""Joining or starting Ray, and the environment of the workers' processes."""

@@ -1,0 +1,1 @@
+"""From rows of a raw data set to prompts as token ids: records, handlers, templates, preprocessing, order."""

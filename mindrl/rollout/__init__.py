@@ -1,0 +1,1 @@
+"""Rollout engines: requests in, samples out, weights replaced in place; vLLM and transformers."""
