@@ -13,20 +13,29 @@ def worker_environment(
 ) -> dict[str, str]:
     """Environment variables of a worker, later ones winning.
 
-    The device's defaults, what the rollout engine needs (`engine`), no network for the model hub, the interface that CURRENT_IP
-    lies on, and last the user's own `cluster.env`.
+    The device's defaults, the same variables where the user has set them for this command, what the rollout engine
+    needs (`engine`), no network for the model hub, and last the user's own `cluster.env`.
     """
-    environment = {
-        **accelerator.environment_defaults(processes_per_node=cluster.devices_per_node),
+    defaults = accelerator.environment_defaults(processes_per_node=cluster.devices_per_node)
+    return {
+        **{name: os.environ.get(name, value) for name, value in defaults.items()},
         **engine,
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONPATH": _python_path(os.environ),
+        **cluster.env,
     }
+
+
+def use_interface_of_launch(accelerator: hal.Accelerator) -> None:
+    """Have collectives use the interface that CURRENT_IP lies on; call it in a worker, before any process group.
+
+    Launch scripts find the interface on each node, for its name differs from node to node. What is set already,
+    by the user or by `cluster.env`, stays."""
     interface = os.environ.get("MINDRL_INTERFACE")
     if interface:
-        environment |= accelerator.interface_environment(interface)
-    return environment | dict(cluster.env)
+        for name, value in accelerator.interface_environment(interface).items():
+            os.environ.setdefault(name, value)
 
 
 def _python_path(environ: Mapping[str, str]) -> str:

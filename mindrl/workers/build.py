@@ -7,6 +7,7 @@ import torch
 import hal
 from mindrl.algorithms.objective import PolicyObjective
 from mindrl.checkpoint.training import load_checkpoint
+from mindrl.cluster.environment import use_interface_of_launch
 from mindrl.config.schema import Config
 from mindrl.data.stop_tokens import stop_token_ids
 from mindrl.models.backend import TrainBackend
@@ -74,6 +75,7 @@ def _join(config: Config, identity: WorkerIdentity, init_method: str) -> hal.Acc
     # Ray shows a worker only the devices it was given; a worker that sees all of them takes its own.
     accelerator.set_device(0 if accelerator.device_count() == 1 else identity.local_rank)
     accelerator.set_deterministic(config.hal.deterministic)
+    use_interface_of_launch(accelerator)
     hal.communication.initialize(
         accelerator,
         rank=identity.rank,

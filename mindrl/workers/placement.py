@@ -1,12 +1,13 @@
-"""Which process runs where: one policy worker per device, ranks in order of nodes."""
+"""Which process runs where: one policy worker per device, ranks in order of nodes, the driver's node first."""
 
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 import hal
 from mindrl.config.schema import Config
@@ -39,7 +40,11 @@ class Devices:
                 "may hold them."
             )
         nodes = ray.util.placement_group_table(self._group)["bundles_to_node_id"]
-        self._slots = sorted((Slot(bundle, node) for bundle, node in nodes.items()), key=_by_node)
+        self._slots = in_order_of_rank(
+            [Slot(bundle, node) for bundle, node in nodes.items()],
+            addresses={node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()},
+            first=ray.get_runtime_context().get_node_id(),
+        )
 
     def start_policy_workers(self, config: Config, environment: dict[str, str]) -> WorkerGroup:
         """One worker process a device; rank counts through a node before the next begins."""
@@ -65,13 +70,19 @@ class Devices:
 
 
 def start_service(worker_class: type, environment: dict[str, str], *arguments: Any) -> Any:
-    """An actor beside the policy workers that asks Ray for no CPU, so that it can't starve them."""
+    """An actor beside the policy workers that asks Ray for no CPU, so that it can't starve them.
+
+    It runs on the driver's node: there the data were checked, and there samples are written."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return (
         ray.remote(worker_class)
-        .options(num_cpus=0, runtime_env={"env_vars": environment}, max_concurrency=1)
+        .options(
+            num_cpus=0, scheduling_strategy=here, runtime_env={"env_vars": environment}, max_concurrency=1
+        )
         .remote(*arguments)
     )
 
 
-def _by_node(slot: Slot) -> tuple[str, int]:
-    return slot.node_id, slot.bundle
+def in_order_of_rank(slots: Sequence[Slot], addresses: Mapping[str, str], first: str) -> list[Slot]:
+    """Node by node: the one of id `first`, then the others by address, so that ranks lie the same way in every run."""
+    return sorted(slots, key=lambda slot: (slot.node_id != first, addresses[slot.node_id], slot.bundle))
