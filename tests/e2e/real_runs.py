@@ -32,6 +32,7 @@ class Files:
             f"data.train=[{{path: {self.prompts}}}]",
             "data.eval=[]",
             "trainer.eval_interval=0",
+            "actor.lr_schedule.warmup_steps=0",
             "cluster.worker_timeout_seconds=120",
         ]
 
