@@ -23,8 +23,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from vllm import EngineArgs, ModelRegistry, SamplingParams
-from vllm.config import VllmConfig
-from vllm.distributed.parallel_state import get_tp_group
+from vllm.config import SchedulerConfig, VllmConfig
+from vllm.distributed.parallel_state import GroupCoordinator, get_tp_group
 from vllm.inputs.engine import tokens_input
 from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
@@ -121,6 +121,7 @@ class VllmEngine:
             "generation_config": "vllm",
             "disable_log_stats": True,
             "enforce_eager": current_platform.is_cpu(),
+            **_whole_prompts(max_model_length),
             "enable_sleep_mode": not current_platform.is_cpu(),
         }
         # Start-up collects garbage five times over all of torch; it need not look at what is there already.
@@ -138,7 +139,7 @@ class VllmEngine:
                 log_stats=False,
                 multiprocess_mode=False,
             )
-        _unlink_shared_memory(job_id)
+        _unlink_shared_memory(job_id, get_tp_group())
         # Each update warns of layers that have no weights of their own: rotary embeddings, a tied output layer.
         logging.getLogger("vllm.model_executor.model_loader.reload").setLevel(logging.ERROR)
         self._tp_group = get_tp_group()
@@ -340,6 +341,17 @@ def _check_head_size(config: VllmConfig) -> None:
         )
 
 
+def _whole_prompts(max_model_length: int) -> dict[str, Any]:
+    """Engine arguments that keep prompts in one piece on CPU.
+
+    vLLM turns a request's generator back after each piece but the last, which generators on CPU do not support: it
+    dies as soon as the prompts of a step are more tokens than it computes at once."""
+    if not current_platform.is_cpu():
+        return {}
+    budget = max(max_model_length, SchedulerConfig.DEFAULT_MAX_NUM_BATCHED_TOKENS)
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": budget}
+
+
 def _kv_cache_bytes(config: VllmConfig) -> int:
     """Bytes a rank needs so that every sequence can reach its full length, with one block each to spare."""
     model, parallel = config.model_config, config.parallel_config
@@ -362,11 +374,15 @@ def _executor_of(job_id: str, local_rank: int) -> type[ExecutorWithExternalLaunc
     return Executor
 
 
-def _unlink_shared_memory(job_id: str) -> None:
+def _unlink_shared_memory(job_id: str, group: GroupCoordinator) -> None:
     """Remove the names of the segments that all ranks have mapped by now: they vanish with the processes."""
     dist.barrier()
     for segment in SHARED_MEMORY.glob(f"{job_id}-*"):
         segment.unlink(missing_ok=True)
+    buffer = group.mq_broadcaster.buffer if group.mq_broadcaster is not None else None
+    if buffer is not None and buffer.is_creator:
+        buffer.shared_memory.unlink()
+        buffer.is_creator = False  # its destructor would unlink it once more
 
 
 @contextmanager
