@@ -34,11 +34,16 @@ def check_request(config: Config, *, overwrite: bool) -> list[str]:
             return False
         return True
 
-    attempt(lambda: RunDirectory(config.trainer.output_dir).check(overwrite=overwrite))
+    sources = [source.path for source in (*config.data.train, *config.data.eval)]
+    directory = RunDirectory(config.trainer.output_dir)
+    attempt(lambda: directory.check(overwrite=overwrite))
+    attempt(
+        lambda: directory.check_inputs(filter(None, (config.model.path, config.model.checkpoint, *sources)))
+    )
     model_fits = attempt(lambda: _check_model(config))
     attempt(lambda: _check_initial_weights(config))
-    for source in (*config.data.train, *config.data.eval):
-        attempt(lambda path=source.path: _check_prompts(path, config))
+    for path in sources:
+        attempt(lambda path=path: _check_prompts(path, config))
     for function in config.reward.functions:
         attempt(lambda name=function.name: _check_reward(name))
     attempt(lambda: _check_pass_through(config))
@@ -48,7 +53,7 @@ def check_request(config: Config, *, overwrite: bool) -> list[str]:
     if model_fits:
         attempt(lambda: _check_kernels(config))
     if problems:
-        raise RequestError("\n".join(problems))
+        raise RequestError("\n".join(dict.fromkeys(problems)))  # several checks may meet the same problem
     return notices
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mindrl.errors import RequestError
@@ -34,6 +34,17 @@ class RunDirectory:
                 f"trainer.output_dir: {self.path} already holds a run ({', '.join(held)}). Name another directory "
                 "(trainer.output_dir=...), or give --overwrite to replace it."
             )
+
+    def check_inputs(self, inputs: Iterable[Path]) -> None:
+        """`RequestError` where `prepare` would delete what the run starts from."""
+        for path in inputs:
+            for name in self.OURS:
+                ours = (self.path / name).resolve()
+                if ours == path.resolve() or ours in path.resolve().parents:
+                    raise RequestError(
+                        f"trainer.output_dir: the run starts from {path}, which lies in {self.path / name}, and a new run "
+                        "clears that. Name another directory (trainer.output_dir=...)."
+                    )
 
     def prepare(self) -> None:
         """Make the directory and clear what an earlier run left in it, and nothing else."""
