@@ -76,7 +76,7 @@ class PolicyObjective:
         loss = policy_loss
         sums = {
             NUM_TOKENS: mask.sum(),
-            "kl/ppo": _masked_sum(kl_estimate(log_probs.detach(), old, "k3"), mask),
+            "kl/ppo": _masked_sum(kl_estimate(old, log_probs.detach(), "k3"), mask),  # the old one sampled
             "entropy": _masked_sum(entropy.detach(), mask),
             "clip_fraction": _masked_sum(clipped, mask),
         }

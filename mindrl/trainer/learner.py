@@ -94,7 +94,9 @@ class Learner:
             )
 
     def update(self, mini_batch: MiniBatch, step: int) -> None:
-        """One optimizer step; a step's metrics are the mean over its mini-batches, the log-prob gap the first's."""
+        """One optimizer step; a step's metrics are the mean over its mini-batches.
+
+        The log-prob gap comes from here only where there is one mini-batch, else from the pass for old log-probs."""
         lr = learning_rate(step, self._config)
         with self._recorder.timed("update"):
             metrics = self._policy.update(mini_batch, lr)

@@ -43,7 +43,7 @@ METRICS = (
     Metric(
         "kl/ppo",
         "nats per token",
-        "k3 estimate of the KL divergence from the policy before the step's updates, mean over mini-batches",
+        "k3 estimate of KL(policy before the step's updates, which sampled, || policy), mean over mini-batches",
     ),
     Metric(
         "entropy", "nats per token", "mean entropy of the next-token distribution at the rollout temperature"
@@ -71,11 +71,16 @@ METRICS = (
         "fraction",
         "prompts whose responses all got one reward, so that they taught nothing",
     ),
-    Metric("time/step", "s", "the whole step", wall_clock=True),
+    Metric("time/step", "s", "the whole step, evaluation and checkpoint excepted", wall_clock=True),
     Metric("time/rollout", "s", "generating responses", wall_clock=True),
     Metric("time/reward", "s", "waiting for rewards", wall_clock=True),
     Metric("time/reference", "s", "log-probs of the reference policy", wall_clock=True),
-    Metric("time/update", "s", "forward, backward and optimizer steps", wall_clock=True),
+    Metric(
+        "time/update",
+        "s",
+        "fetching samples, old log-probs where they need a pass, optimizer steps",
+        wall_clock=True,
+    ),
     Metric("time/sync", "s", "handing the new weights to the rollout engines", wall_clock=True),
     Metric(
         "throughput/tokens_per_second",

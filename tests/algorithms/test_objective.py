@@ -40,6 +40,17 @@ def test_clip_takes_the_gradient_away_only_where_it_would_push_further():
     torch.testing.assert_close(gradient, torch.tensor([0.0, 1.5, -0.5, 0.0], dtype=torch.float64))
 
 
+def test_kl_ppo_is_the_divergence_from_the_policy_that_sampled():
+    # Over every token of two distributions, weighted by the one that sampled, k3 adds up to the exact divergence.
+    old, new = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.4, 0.4, 0.2])
+    total = 0.0
+    for probability, before, after in zip(old, old.log(), new.log(), strict=True):
+        batch = {name: value[1:2] for name, value in tokens().items()}
+        _, sums = objective()(**(batch | {"log_probs": after[None], "old_log_probs": before[None]}))
+        total += probability * sums["kl/ppo"]
+    torch.testing.assert_close(total, (old * (old / new).log()).sum())
+
+
 def test_loss_is_the_weighted_sum_of_its_terms():
     batch = tokens()
     loss, sums = objective(kl=KlConfig(coef=0.3), entropy_coef=0.1)(**batch)
