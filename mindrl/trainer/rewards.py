@@ -1,12 +1,11 @@
 """The driver's handle on the reward worker."""
 
 from pathlib import Path
-from typing import Any
 
-import ray
 import torch
 
 from mindrl.trainer.recorder import Recorder
+from mindrl.workers.group import WorkerGroup
 from mindrl.workers.messages import RewardFacts, Rollout
 from mindrl.workers.sample_file import samples_path
 
@@ -16,17 +15,15 @@ class Rewards:
 
     def __init__(
         self,
-        worker: Any,
+        worker: WorkerGroup,
         recorder: Recorder,
         *,
-        timeout_seconds: float,
         run_dir: Path,
         sample_interval: int,
         total_steps: int,
     ) -> None:
         self._worker = worker
         self._recorder = recorder
-        self._timeout_seconds = timeout_seconds
         self._run_dir = run_dir
         self._sample_interval = sample_interval
         self._total_steps = total_steps
@@ -48,12 +45,11 @@ class Rewards:
 
     def facts(self, rollout: Rollout) -> RewardFacts:
         """Scores without recording them as the step's."""
-        return ray.get(self._worker.score.remote(rollout), timeout=self._timeout_seconds)
+        return self._worker.call("score", rollout)[0]
 
     def write_samples(self, step: int, advantages: torch.Tensor) -> None:
         """Write the step's samples where its turn has come: first, last, every `trainer.sample_interval`."""
         due = self._sample_interval and step % self._sample_interval == 0
         if due or step in (1, self._total_steps):
             path = samples_path(self._run_dir, step)
-            call = self._worker.write_samples.remote(path, advantages.flatten().tolist())
-            ray.get(call, timeout=self._timeout_seconds)
+            self._worker.call("write_samples", path, advantages.flatten().tolist())

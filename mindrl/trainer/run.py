@@ -4,9 +4,6 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
-
-import ray
 
 import hal
 from mindrl.cluster.environment import worker_environment
@@ -33,8 +30,6 @@ from mindrl.workers.placement import Devices, start_service
 from mindrl.workers.policy import Policy
 from mindrl.workers.prompt_worker import PromptWorker
 from mindrl.workers.reward_worker import RewardWorker
-
-CLOSE_SECONDS = 5.0
 
 
 def train(config: Config) -> dict[str, object]:
@@ -78,18 +73,17 @@ def _assemble(
     config: Config,
     directory: RunDirectory,
     workers: WorkerGroup,
-    services: dict[str, Any],
+    services: dict[str, WorkerGroup],
     recorder: Recorder,
 ) -> GrpoTrainer:
     """Connect the collaborators of `fit`."""
     plan = BatchPlan.from_config(config)
     policy = Policy(workers, Topology.from_config(config), plan)
-    total_steps, limit = config.trainer.total_steps, config.cluster.worker_timeout_seconds
-    prompts = Prompts(services["prompts"], config.trainer.global_batch_size, limit)
+    total_steps = config.trainer.total_steps
+    prompts = Prompts(services["prompts"], config.trainer.global_batch_size)
     rewards = Rewards(
         services["rewards"],
         recorder,
-        timeout_seconds=limit,
         run_dir=directory.path,
         sample_interval=config.trainer.sample_interval,
         total_steps=total_steps,
@@ -120,14 +114,17 @@ def _assemble(
 
 
 @contextmanager
-def _services(config: Config, environment: dict[str, str]) -> Iterator[dict[str, Any]]:
+def _services(config: Config, environment: dict[str, str]) -> Iterator[dict[str, WorkerGroup]]:
     """The actors beside the policy workers, by name; they start while the policy workers do."""
+    limit = config.cluster.worker_timeout_seconds
+    prompts = start_service(PromptWorker, environment, config.data)
+    rewards = start_service(RewardWorker, environment, config.reward, config.model.path)
     services = {
-        "prompts": start_service(PromptWorker, environment, config.data),
-        "rewards": start_service(RewardWorker, environment, config.reward, config.model.path),
+        "prompts": WorkerGroup([prompts], limit, "prompt worker"),
+        "rewards": WorkerGroup([rewards], limit, "reward worker"),
     }
     yield services
-    ray.get(services["rewards"].close.remote(), timeout=CLOSE_SECONDS)
+    services["rewards"].call("close")
 
 
 @contextmanager

@@ -15,11 +15,14 @@ class WorkerError(RuntimeError):
 
 
 class WorkerGroup:
-    """Ray actors of one class that are always called together, rank by rank."""
+    """Ray actors of one class that are always called together, rank by rank.
 
-    def __init__(self, actors: Sequence[Any], timeout_seconds: float) -> None:
+    `name` is what messages call one of them."""
+
+    def __init__(self, actors: Sequence[Any], timeout_seconds: float, name: str = "worker") -> None:
         self._actors = list(actors)
         self._timeout_seconds = timeout_seconds
+        self._name = name
 
     def __len__(self) -> int:
         return len(self._actors)
@@ -54,24 +57,24 @@ class WorkerGroup:
             if not done:
                 ranks = sorted(rank_of[reference] for reference in pending)
                 raise WorkerError(
-                    f"{method}: no answer from worker(s) {ranks} of {len(references)} within "
+                    f"{method}: no answer from {self._name}(s) {ranks} of {len(references)} within "
                     f"{self._timeout_seconds:g} s (cluster.worker_timeout_seconds). What they printed is in the run "
                     "directory's logs/workers; a slow step needs a higher limit."
                 )
             for reference in done:
-                _raise_failure(method, rank_of[reference], reference)
+                _raise_failure(method, f"{self._name} {rank_of[reference]}", reference)
 
 
-def _raise_failure(method: str, rank: int, reference: ray.ObjectRef) -> None:
+def _raise_failure(method: str, who: str, reference: ray.ObjectRef) -> None:
     try:
         ray.get(reference)
     except RayTaskError as error:
         if isinstance(error.cause, RequestError):
             raise RequestError(str(error.cause)) from error
-        raise WorkerError(f"{method} failed on worker {rank}: {_innermost(error)}") from error
+        raise WorkerError(f"{method} failed on {who}: {_innermost(error)}") from error
     except RayActorError as error:
         raise WorkerError(
-            f"{method}: worker {rank}'s process ended. {str(error).strip()} A process that vanishes without a "
+            f"{method}: {who}'s process ended. {str(error).strip()} A process that vanishes without a "
             "message was most likely killed for lack of memory (see `dmesg`)."
         ) from error
 

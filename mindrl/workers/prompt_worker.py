@@ -16,10 +16,6 @@ class PromptWorker:
         )
         self._eval = {source.path.stem: load_prompts(source.path) for source in data.eval}
 
-    def ready(self) -> bool:
-        """True once the data is open."""
-        return True
-
     def next_batch(self, step: int, num_prompts: int) -> PromptBatch:
         """The next `num_prompts` training prompts."""
         return PromptBatch(step, ray.put(self._stream.next_batch(num_prompts)), num_prompts)

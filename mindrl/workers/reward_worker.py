@@ -28,10 +28,6 @@ class RewardWorker:
         )
         self._rows: list[SampleRow] = []
 
-    def ready(self) -> bool:
-        """True once the worker can score."""
-        return True
-
     def score(self, rollout: Rollout) -> RewardFacts:
         """Score every sample of `rollout`."""
         prompts: list[Prompt] = ray.get(rollout.prompts.reference)

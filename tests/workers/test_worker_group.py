@@ -80,3 +80,11 @@ def test_a_call_has_a_time_limit_and_says_whom_it_waited_for():
     with pytest.raises(WorkerError, match=r"fail_on: no answer from worker\(s\) \[0, 1\] of 2 within 0.5 s"):
         made.call("fail_on", 7)
     made.kill()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_messages_call_a_worker_by_its_name():
+    made = WorkerGroup([ray.remote(Worker).options(num_cpus=0).remote(0)], 20, "reward worker")
+    with pytest.raises(WorkerError, match="fail_on failed on reward worker 0: ValueError"):
+        made.call("fail_on", 0)
+    made.kill()
