@@ -126,7 +126,9 @@ def warm_up(
             optimizer.step()
             if step % args.eval_interval == 0:
                 model.eval()
-                reward = sampled_reward(model, tokenizer, generator.sample(rows, NUM_EVAL_SAMPLES))
+                reward = sampled_reward(
+                    model, tokenizer, generator.sample(rows, min(NUM_EVAL_SAMPLES, len(rows)))
+                )
                 model.train()
             progress.set_postfix(loss=f"{loss.item():.3f}", reward=f"{reward:.3f}")
             progress.update()
