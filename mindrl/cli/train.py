@@ -30,9 +30,11 @@ def run(args: argparse.Namespace) -> int:
     """Exit code."""
     # Let SIGTERM unwind the run as Ctrl-C does, so that nothing of it stays behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    from mindrl.cluster.authentication import use_a_token_of_our_own
     from mindrl.config import load
     from mindrl.trainer.preflight import check_request
 
+    use_a_token_of_our_own()
     config = load(args.config, args.overrides)
     for notice in check_request(config, overwrite=args.overwrite):
         print(notice, file=sys.stderr)

@@ -15,11 +15,10 @@ import psutil
 import ray
 
 import hal
+from mindrl.cluster.authentication import ADDRESS
 from mindrl.config.runtime import ClusterConfig
 from mindrl.errors import RequestError
 
-ADDRESS = "RAY_ADDRESS"
-"""Environment variable that names a cluster to join."""
 INTERRUPTED = 128 + signal.SIGINT
 """Exit code of a run that was interrupted."""
 KILL_SECONDS = 2.0
@@ -69,7 +68,6 @@ def _connect(cluster: ClusterConfig, accelerator: hal.Accelerator, temp_dir: str
         if temp_dir is None:
             ray.init(address=os.environ[ADDRESS], **quiet)
         else:
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a run asks the network for nothing
             ray.init(
                 **_local_resources(cluster, accelerator),

@@ -42,6 +42,18 @@ def actor_layout_fits_the_world(config: Config) -> str | None:
 
 
 @rule
+def kl_in_the_loss_has_a_gradient(config: Config) -> str | None:
+    """In the loss, the KL estimator is k2 or k3: the gradient of k1 is zero in expectation, so it would not act."""
+    kl = config.algorithm.kl
+    if kl.coef == 0 or kl.placement == "reward" or kl.estimator != "k1":
+        return None
+    return (
+        "algorithm.kl: k1 in the loss adds noise and no pull, because the expectation of its gradient is zero; use "
+        "algorithm.kl.estimator=k3 (or k2), or algorithm.kl.placement=reward"
+    )
+
+
+@rule
 def engines_fit_the_world(config: Config) -> str | None:
     """The number of devices is a multiple of the rollout engine's tensor parallel size."""
     size, world_size = config.rollout.tensor_parallel_size, config.cluster.world_size

@@ -5,6 +5,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+ROUNDING = 1e-9
+"""What a weighted sum of scores may lack: 0.7 + 0.2 + 0.1 is less than 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredResponse:
@@ -73,7 +76,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 def summarize(responses: Sequence[ScoredResponse], correct_at: float = 1.0) -> EvaluationResult:
-    """Figures of one evaluation. A response is right when its score is at least `correct_at`.
+    """Figures of one evaluation. A response is right when its score is at least `correct_at`, rounding aside.
 
     `ValueError` without responses, or when prompts have different numbers of them."""
     if not responses:
@@ -97,7 +100,9 @@ def _source_result(responses: Sequence[ScoredResponse], correct_at: float) -> So
             f"every prompt needs the same number of responses; there are prompts with {sorted(sizes)}"
         )
     (n,) = sizes
-    correct = [sum(response.score >= correct_at for response in group) for group in groups.values()]
+    correct = [
+        sum(response.score >= correct_at - ROUNDING for response in group) for group in groups.values()
+    ]
     return SourceResult(
         num_prompts=len(groups),
         n_samples=n,

@@ -19,13 +19,16 @@ class Evaluator:
         *,
         interval: int,
         total_steps: int,
+        full_score: float,
     ) -> None:
+        """`full_score`: what a response earns that satisfies every reward function."""
         self._policy = policy
         self._prompts = prompts
         self._rewards = rewards
         self._recorder = recorder
         self._interval = interval
         self._total_steps = total_steps
+        self._correct_at = min(1.0, full_score)
 
     def evaluate_first(self) -> None:
         """Evaluate the initial weights; metrics.jsonl has them as step 0."""
@@ -53,4 +56,4 @@ class Evaluator:
                     )
                     for fact, score in zip(rollout.facts, scores, strict=True)
                 ]
-                self._recorder.add(summarize(responses).metrics())
+                self._recorder.add(summarize(responses, self._correct_at).metrics())

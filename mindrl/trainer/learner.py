@@ -24,14 +24,12 @@ class Learner:
         self._config = config
         self._plan = plan
         self._recorder = recorder
-        self._version = 0
         self._sums: dict[str, list[float]] = {}
 
     def sync_weights(self, version: int) -> None:
         """Bring the rollout engines to the newest weights."""
         with self._recorder.timed("sync"):
             self._policy.sync_weights(version)
-        self._version = version
 
     def generate(self, prompts: PromptBatch) -> Rollout:
         """`rollout.n_samples` responses to each prompt."""
@@ -45,7 +43,7 @@ class Learner:
                 "response_length/mean": lengths.mean().item(),
                 "response_length/max": lengths.max().item(),
                 "response_length/truncated_fraction": sum(truncated) / len(truncated),
-                "weight_version": self._version,
+                "weight_version": min(fact.weight_version for fact in rollout.facts),
             }
         )
         return rollout

@@ -97,7 +97,7 @@ METRICS = (
     Metric(
         "weight_version",
         "",
-        "version of the weights that sampled the step's responses; 0 is the initial model",
+        "oldest version of the weights that sampled a token of the step; 0 is the initial model",
     ),
     Metric(
         "eval/<set>/<metric>",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hal
+from hal.launch import ray_start_arguments
 from mindrl.checkpoint.directories import latest_checkpoint
 from mindrl.config.schema import Config
 from mindrl.data.prompts import load_prompts
@@ -115,6 +116,7 @@ def _check_wandb(config: Config) -> None:
 
 def _check_device(config: Config) -> list[str]:
     accelerator = hal.choose(config.hal.accelerator)
+    ray_start_arguments(accelerator, config.cluster.devices_per_node)  # are there that many?
     reason = accelerator.supports_dtype(DTYPES[config.actor.dtype])
     if reason is not None:
         raise RequestError(f"actor.dtype: {reason}")

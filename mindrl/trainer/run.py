@@ -9,6 +9,7 @@ import hal
 from mindrl.cluster.environment import worker_environment
 from mindrl.cluster.ray_cluster import check_address, ray_cluster
 from mindrl.config import dump
+from mindrl.config.paths import with_absolute_paths
 from mindrl.config.schema import Config
 from mindrl.planning.batch import BatchPlan
 from mindrl.planning.topology import Topology
@@ -39,6 +40,7 @@ def train(config: Config) -> dict[str, object]:
     directory = RunDirectory(config.trainer.output_dir)
     directory.prepare()
     directory.write_text("config.yaml", dump(config))
+    config = with_absolute_paths(config)
     with ExitStack() as stack:
         log = stack.enter_context(MetricLog(directory.path, config.logging, directory.path.name))
         progress = ProgressLine(config.trainer.total_steps)
@@ -100,6 +102,7 @@ def _assemble(
             recorder,
             interval=config.trainer.eval_interval,
             total_steps=total_steps,
+            full_score=sum(max(0.0, function.weight) for function in config.reward.functions),
         ),
         checkpoints=Checkpoints(
             policy,

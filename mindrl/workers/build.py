@@ -82,6 +82,7 @@ def _join(config: Config, identity: WorkerIdentity, init_method: str) -> hal.Acc
         world_size=identity.world_size,
         init_method=init_method,
         timeout_seconds=config.cluster.worker_timeout_seconds,
+        join_timeout_seconds=config.cluster.join_timeout_seconds,
     )
     initialize_parallel(config, accelerator)
     return accelerator

@@ -7,6 +7,7 @@ driver is one small `SampleFacts` a sample, whatever its length.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import ray
 
 from mindrl.data.records import FinishReason, Sample
@@ -24,6 +25,8 @@ class SampleFacts:
     num_policy_tokens: int
     """Tokens that the policy chose: what losses count."""
     finish_reason: FinishReason
+    weight_version: int
+    """Oldest version of the weights that sampled one of its tokens."""
 
     @classmethod
     def of(cls, sample: Sample) -> "SampleFacts":
@@ -35,6 +38,7 @@ class SampleFacts:
             response_length=len(sample.response_ids),
             num_policy_tokens=int(sample.response_mask.sum()),
             finish_reason=sample.finish_reason,
+            weight_version=int(sample.weight_version.min(initial=np.iinfo(np.int32).max)),
         )
 
 

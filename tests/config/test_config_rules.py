@@ -13,6 +13,10 @@ BREACHES = {
         ["cluster.devices_per_node=3", "actor.tensor_model_parallel_size=2", "trainer.global_batch_size=12"],
         "cluster: 3 devices (1 nodes x 3) can't be divided into copies of the actor, which take 2 each",
     ),
+    "kl_in_the_loss_has_a_gradient": (
+        ["algorithm.kl={estimator: k1, coef: 0.1}"],
+        "algorithm.kl: k1 in the loss adds noise and no pull",
+    ),
     "engines_fit_the_world": (
         ["rollout.tensor_parallel_size=2"],
         "rollout.tensor_parallel_size: 2 does not divide the 1 devices",

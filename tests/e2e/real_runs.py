@@ -11,7 +11,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "configs" / "grpo_quickstart.yaml"
 RUN_SECONDS = 300
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+ENVIRONMENT = os.environ | {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONPATH": str(Path(__file__).parent),  # for varied_reward
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Files:
             "data.eval=[]",
             "trainer.eval_interval=0",
             "actor.lr_schedule.warmup_steps=0",
+            "reward.functions=[{name: 'varied_reward:early_letters'}]",
             "cluster.worker_timeout_seconds=120",
         ]
 

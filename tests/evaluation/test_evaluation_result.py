@@ -74,3 +74,10 @@ def test_prompts_with_unequal_numbers_of_responses_are_refused() -> None:
 def test_nothing_to_evaluate_is_an_error() -> None:
     with pytest.raises(ValueError, match="no responses"):
         summarize([])
+
+
+def test_weights_that_add_up_to_one_only_almost_still_make_a_right_answer():
+    full = sum([0.7, 0.2, 0.1])
+    assert full < 1
+    response = ScoredResponse(group_id=0, data_source="a", score=full, response_length=1, truncated=False)
+    assert summarize([response]).overall.pass_at == {1: 1.0}

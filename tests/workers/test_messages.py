@@ -27,3 +27,4 @@ def test_what_reaches_the_driver_does_not_grow_with_tokens():
 def test_facts_count_the_tokens_that_the_policy_chose():
     facts = SampleFacts.of(sample(10))
     assert (facts.prompt_length, facts.response_length, facts.num_policy_tokens) == (10, 10, 5)
+    assert facts.weight_version == 0
