@@ -7,12 +7,14 @@ MCORE/hf/                                  config.json and tokenizer files of th
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mindrl.errors import RequestError
+from mindrl.files import require_place_for
 
 TRACKER_NAME = "latest_checkpointed_iteration.txt"
 RELEASE = "release"
@@ -37,8 +39,8 @@ def latest_checkpoint(directory: Path) -> Path:
         raise RequestError(
             f"{directory} is not a checkpoint directory: it has neither {TRACKER_NAME} nor .metadata."
         )
-    latest = tracker.read_text(encoding="utf-8").strip()
-    if latest != RELEASE and not latest.isdigit():
+    latest = tracker.read_text(encoding="utf-8", errors="replace").strip()
+    if latest != RELEASE and not re.fullmatch("[0-9]{1,18}", latest):
         raise RequestError(f"{tracker} says {latest!r}, expected '{RELEASE}' or a number.")
     path = directory / (RELEASE if latest == RELEASE else iteration_name(int(latest)))
     if not (path / ".metadata").exists():
@@ -72,6 +74,7 @@ def write_tracker(directory: Path, content: str) -> None:
 def refuse_existing(target: Path, overwrite: bool, marker: str) -> None:
     """`RequestError` unless `target` is free, empty, or may be replaced: with `overwrite`, where it holds `marker`
     (so that no stranger's directory is deleted) and no checkpoint saved by training."""
+    require_place_for(target, "--save-dir")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not overwrite:

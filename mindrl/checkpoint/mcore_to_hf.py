@@ -126,7 +126,13 @@ class _Locator:
 
     def _open(self, name: str) -> Any:
         if name not in self._files:
-            self._files[name] = (self._checkpoint / name).open("rb")
+            path = self._checkpoint / name
+            try:
+                self._files[name] = path.open("rb")
+            except OSError as error:
+                raise RequestError(
+                    f"{path}, which the checkpoint's metadata names, can't be read: {error.strerror}."
+                ) from error
         return self._files[name]
 
 

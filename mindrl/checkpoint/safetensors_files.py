@@ -13,6 +13,7 @@ from typing import Any
 
 from mindrl.checkpoint.byte_plan import ITEM_SIZES, OutputFile, Record, StoredTensor, Tile
 from mindrl.errors import RequestError
+from mindrl.files import read_json_object
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -34,6 +35,8 @@ def read_model(hf_dir: Path) -> dict[str, StoredTensor]:
 
 def read_file(path: Path) -> dict[str, StoredTensor]:
     """Every tensor of one file; `RequestError` if header and file do not agree."""
+    if not path.is_file():
+        raise RequestError(f"{path} is not a file.")
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -42,10 +45,25 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
             raise RequestError(f"{path} is not a safetensors file, or is cut off: {size} bytes.")
         try:
             header = json.loads(file.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError(f"{path} has an unreadable safetensors header: {error}.") from None
+    if not isinstance(header, dict):
+        raise RequestError(f"{path} has an unreadable safetensors header: no object.")
     header.pop("__metadata__", None)
-    return {name: _stored(path, name, entry, 8 + length, size) for name, entry in header.items()}
+    try:
+        tensors = {name: _stored(path, name, entry, 8 + length, size) for name, entry in header.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, RequestError):
+            raise
+        raise RequestError(f"{path} has an unreadable safetensors header: {error!r}.") from error
+    end = 8 + length
+    for tensor in sorted((tensor for tensor in tensors.values() if tensor.num_bytes), key=lambda t: t.offset):
+        if tensor.offset != end:
+            raise RequestError(
+                f"{path} is damaged: tensor {tensor.name} starts at byte {tensor.offset}, the one before ends at {end}."
+            )
+        end += tensor.num_bytes
+    return tensors
 
 
 def _stored(path: Path, name: str, entry: Mapping[str, Any], data_start: int, file_size: int) -> StoredTensor:
@@ -66,8 +84,10 @@ def _stored(path: Path, name: str, entry: Mapping[str, Any], data_start: int, fi
 def _weight_files(hf_dir: Path) -> list[Path]:
     index_path = hf_dir / INDEX_NAME
     if index_path.exists():
-        index = json.loads(index_path.read_text(encoding="utf-8"))
-        files = [hf_dir / name for name in sorted(set(index["weight_map"].values()))]
+        names = read_json_object(index_path).get("weight_map")
+        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+            raise RequestError(f"{index_path} has no weight_map that names a file for each tensor.")
+        files = [hf_dir / name for name in sorted(set(names.values()))]
         missing = [path.name for path in files if not path.exists()]
         if missing:
             raise RequestError(f"{index_path} names files that do not exist: {', '.join(missing)}.")

@@ -21,6 +21,11 @@ from mindrl.checkpoint.byte_plan import ITEM_SIZES
 from mindrl.errors import RequestError
 
 METADATA_NAME = ".metadata"
+_DAMAGE = (
+    pickle.UnpicklingError, EOFError, AttributeError, KeyError, TypeError, IndexError, ValueError, OverflowError,
+    MemoryError,
+)  # fmt: skip
+"""What a damaged pickle can raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,11 @@ def read_directory(checkpoint: Path) -> dict[str, GlobalTensor]:
         }
     except FileNotFoundError:
         raise RequestError(f"{checkpoint} is not a torch_dist checkpoint: {path} does not exist.") from None
-    except (pickle.UnpicklingError, EOFError, AttributeError, KeyError, TypeError, IndexError) as error:
+    except OSError as error:
+        raise RequestError(f"{path} can't be read: {error.strerror}.") from error
+    except _DAMAGE as error:
+        if isinstance(error, RequestError):
+            raise
         raise RequestError(f"{path} can't be read as a checkpoint's metadata: {error!r}.") from None
 
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from mindrl.errors import RequestError
+from mindrl.files import require_path, require_place_for
 from mindrl.weight_maps import FAMILIES, Architecture
 
 SUMMARY = "convert weights: Hugging Face to Megatron (hf to mg) and back (mg to hf), bit for bit"
@@ -124,6 +125,8 @@ def _answers(args: argparse.Namespace) -> list[str]:
         raise RequestError(
             f"--load-model-type and --save-model-type are both {args.load_model_type}: give hf and mg, or mg and hf."
         )
+    require_path(args.load_dir, "--load-dir")
+    require_place_for(args.save_dir, "--save-dir")
     if not args.load_dir.is_dir():
         raise RequestError(f"--load-dir {args.load_dir} is not a directory.")
     if args.save_dir.resolve() in (args.load_dir.resolve(), *args.load_dir.resolve().parents):

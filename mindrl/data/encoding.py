@@ -68,6 +68,8 @@ class Encoder:
         question = self.handler(row, self.config.map_keys)
         if not isinstance(question, Question):
             return question
+        if not _is_text(question.prompt + question.system + question.ground_truth + extra):
+            return "bad_row"
         text = self.render(question.prompt, question.system)
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         if len(ids) > self.config.seq_length:
@@ -81,8 +83,8 @@ def load_tokenizer(directory: Path) -> Any:
         raise RequestError(f"tokenizer {directory}: no such directory; download the model there first")
     try:
         return AutoTokenizer.from_pretrained(directory)
-    except (OSError, ValueError) as error:
-        raise RequestError(f"tokenizer {directory}: can't be read: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # all met with damaged files
+        raise RequestError(f"tokenizer {directory}: can't be read: {error!r}") from error
 
 
 def _extra(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
@@ -91,6 +93,15 @@ def _extra(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
         return json.dumps({column: row[column] for column in columns}, ensure_ascii=False)
     except (KeyError, TypeError):
         return None
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be encoded: JSON's escapes can also spell halves of characters."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_special_tokens(text: str, tokenizer: Any, config: PreprocessConfig) -> None:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from mindrl.errors import RequestError
+from mindrl.files import read_json_object
 
 _VOCABULARY_FILES = ("vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")
 _PER_CALL_SETTINGS = ("padding", "truncation")
@@ -19,7 +20,7 @@ def tokenizer_hash(directory: Path) -> str:
     `RequestError` if the directory holds no tokenizer."""
     fast = directory / "tokenizer.json"
     if fast.is_file():
-        content = json.loads(fast.read_text(encoding="utf-8"))
+        content = read_json_object(fast)
         for setting in _PER_CALL_SETTINGS:
             content.pop(setting, None)
         return text_hash(json.dumps(content, sort_keys=True))

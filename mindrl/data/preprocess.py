@@ -16,6 +16,7 @@ from mindrl.data.preprocess_config import PreprocessConfig
 from mindrl.data.prompt_file import SCHEMA_VERSION, facts_path, write_prompt_file
 from mindrl.data.raw_files import RawRow, read_rows
 from mindrl.errors import RequestError
+from mindrl.files import require_place_for
 
 
 def preprocess(config: PreprocessConfig, *, overwrite: bool = False) -> dict[str, Any]:
@@ -23,6 +24,9 @@ def preprocess(config: PreprocessConfig, *, overwrite: bool = False) -> dict[str
 
     Raises `RequestError`, and then has written nothing, for bad input or an existing output."""
     for path in (config.output, facts_path(config.output)):
+        require_place_for(path, "output")
+        if path.is_dir():
+            raise RequestError(f"output {path}: is a directory; choose another output_prefix")
         if path.exists() and not overwrite:
             raise RequestError(
                 f"output {path}: exists; replace it with --overwrite, or choose another output_prefix"

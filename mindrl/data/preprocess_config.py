@@ -41,6 +41,10 @@ class PreprocessConfig(Section):
     def _columns_are_named(self) -> Self:
         if not (self.map_keys.prompt and self.map_keys.response):
             raise ValueError("map_keys.prompt and map_keys.response must each name a column")
+        if not self.output_prefix.name:
+            raise ValueError(
+                f"output_prefix {self.output_prefix} ends in no name; give one, such as outputs/data/train"
+            )
         return self
 
     @property

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mindrl.errors import RequestError
+from mindrl.files import read_json_object
 
 SCHEMA_VERSION = 1
 SCHEMA = pa.schema(
@@ -56,9 +57,9 @@ def read_prompt_file(path: Path) -> tuple[pa.Table, dict[str, Any]]:
         if not needed.is_file():
             raise RequestError(f"data set {path}: {needed} is not there; {remedy}")
     try:
-        facts = json.loads(facts_path(path).read_text(encoding="utf-8"))
+        facts = read_json_object(facts_path(path))
         table = pq.read_table(path, memory_map=True)
-    except (ValueError, pa.ArrowInvalid) as error:
+    except (ValueError, OSError, pa.ArrowException) as error:
         raise RequestError(f"data set {path}: can't be read: {error}; {remedy} again") from error
     if table.schema.names != SCHEMA.names:
         raise RequestError(
@@ -71,4 +72,12 @@ def read_prompt_file(path: Path) -> tuple[pa.Table, dict[str, Any]]:
         raise RequestError(
             f"data set {path}: schema version {sorted(versions, key=str)}, this program reads {SCHEMA_VERSION}; {remedy} again"
         )
-    return table.cast(SCHEMA), facts
+    try:
+        table = table.cast(SCHEMA)
+    except pa.ArrowException as error:
+        raise RequestError(
+            f"data set {path}: a column has the wrong type: {error}; {remedy} again"
+        ) from error
+    if empty := [name for name in SCHEMA.names if table.column(name).null_count]:
+        raise RequestError(f"data set {path}: rows lack a value in {', '.join(empty)}; {remedy} again")
+    return table, facts

@@ -55,7 +55,7 @@ def _read(file: Path) -> list[RawRow]:
         if file.suffix == ".jsonl":
             return [_object(line) for line in text.splitlines() if line.strip()]
         values = json.loads(text)
-    except (ValueError, pa.ArrowInvalid) as error:
+    except (ValueError, RecursionError, OSError, pa.ArrowException) as error:
         raise RequestError(f"input {file}: can't be read as {file.suffix[1:]}: {error}") from error
     if not isinstance(values, list):
         raise RequestError(f"input {file}: expected a list of objects, found {type(values).__name__}")
@@ -65,6 +65,6 @@ def _read(file: Path) -> list[RawRow]:
 def _object(line: str) -> RawRow:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

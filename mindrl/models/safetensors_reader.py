@@ -1,13 +1,13 @@
 """Tensors of a Hugging Face directory by name, whichever of its safetensors files holds them."""
 
-import json
 from pathlib import Path
 from types import TracebackType
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from mindrl.errors import RequestError
+from mindrl.files import read_json_object
 
 INDEX = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -22,7 +22,11 @@ class SafetensorsReader:
         self._files: dict[str, safe_open] = {}
         self._index: dict[str, str] | None = None
         if (directory / INDEX).is_file():
-            self._index = json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"]
+            self._index = read_json_object(directory / INDEX).get("weight_map")
+            if not isinstance(self._index, dict):
+                raise RequestError(
+                    f"{directory / INDEX} has no weight_map that names a file for each tensor."
+                )
         elif not (directory / SINGLE_FILE).is_file():
             raise RequestError(f"{directory} holds neither {SINGLE_FILE} nor {INDEX}: no weights to load.")
 
@@ -41,9 +45,18 @@ class SafetensorsReader:
         """On the host, in the type it has on disk."""
         file_name = SINGLE_FILE if self._index is None else self._index.get(name, "")
         if file_name and file_name not in self._files:
-            self._files[file_name] = safe_open(self._directory / file_name, framework="pt")
+            self._files[file_name] = self._open(file_name)
         if not file_name or name not in self._files[file_name].keys():  # noqa: SIM118  no mapping
             raise RequestError(
                 f"the weights in {self._directory} lack {name}, which the model's config.json implies."
             )
         return self._files[file_name].get_tensor(name)
+
+    def _open(self, file_name: str) -> safe_open:
+        path = self._directory / file_name
+        try:
+            return safe_open(path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise RequestError(
+                f"{path} can't be read as safetensors: {error}; fetch or convert it again."
+            ) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 import hal
 from hal.launch import ray_start_arguments
 from mindrl.checkpoint.directories import latest_checkpoint
+from mindrl.checkpoint.torch_dist import read_directory
 from mindrl.config.schema import Config
 from mindrl.data.prompts import load_prompts
 from mindrl.data.stop_tokens import stop_token_ids
@@ -67,14 +68,12 @@ def _check_model(config: Config) -> None:
 
 def _check_tokenizer(hf_dir: Path, architecture: Architecture) -> None:
     """Every token that the tokenizer can make needs a row in the embedding."""
-    from transformers import AutoTokenizer
+    from mindrl.data.encoding import load_tokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(hf_dir)
-    except (OSError, ValueError) as error:
-        raise RequestError(
-            f"model.path: no tokenizer could be loaded from {hf_dir}: {error}. Put the model's tokenizer files there."
-        ) from error
+        tokenizer = load_tokenizer(hf_dir)
+    except RequestError as error:
+        raise RequestError(f"model.path: {error}. Put the model's tokenizer files there.") from error
     if len(tokenizer) > architecture.vocab_size:
         raise RequestError(
             f"model.path: the tokenizer in {hf_dir} has {len(tokenizer)} tokens, the model's embedding only "
@@ -84,7 +83,7 @@ def _check_tokenizer(hf_dir: Path, architecture: Architecture) -> None:
 
 def _check_initial_weights(config: Config) -> None:
     if config.model.checkpoint is not None:
-        latest_checkpoint(config.model.checkpoint)
+        read_directory(latest_checkpoint(config.model.checkpoint))
     elif not any(config.model.path.glob("*.safetensors")):
         raise RequestError(
             f"model.path: {config.model.path} holds no .safetensors file, and model.checkpoint is not given, so there "

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mindrl.errors import RequestError
+from mindrl.files import require_place_for
 
 
 class RunDirectory:
@@ -26,6 +27,7 @@ class RunDirectory:
 
     def check(self, *, overwrite: bool) -> None:
         """`RequestError` where the directory holds an earlier run and `overwrite` is not given."""
+        require_place_for(self.path, "trainer.output_dir")
         if self.path.exists() and not self.path.is_dir():
             raise RequestError(f"trainer.output_dir: {self.path} is a file. Name a directory.")
         held = [name for name in self.OURS if (self.path / name).exists()]

@@ -33,7 +33,7 @@ FAMILIES = {family.MODEL_TYPE: family for family in (llama, qwen2, qwen3)}
 def architecture_of(config: Mapping[str, Any]) -> Architecture:
     """Read a config.json (transformers 4 or 5); `RequestError` names what is not supported."""
     model_type = config.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise RequestError(
             f"config.json says model_type {model_type!r}, which has no weight map. "
             f"There are maps for: {', '.join(sorted(FAMILIES))}."

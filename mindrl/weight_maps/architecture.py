@@ -1,12 +1,13 @@
 """What of a model's config.json decides its weights and its forward pass, the same for every family."""
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mindrl.errors import RequestError
+from mindrl.files import read_json_object
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -52,17 +53,9 @@ class Architecture:
 def read_config(hf_dir: Path) -> dict[str, Any]:
     """The config.json of a Hugging Face directory."""
     path = hf_dir / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RequestError(
-            f"{hf_dir} was given as a Hugging Face directory, but {path} does not exist."
-        ) from None
-    except json.JSONDecodeError as error:
-        raise RequestError(f"{path} is not valid JSON: {error}.") from None
-    if not isinstance(config, dict):
-        raise RequestError(f"{path} holds a {type(config).__name__}, expected an object.")
-    return config
+    if not path.exists():
+        raise RequestError(f"{hf_dir} was given as a Hugging Face directory, but {path} does not exist.")
+    return read_json_object(path)
 
 
 def dense_architecture(
@@ -92,12 +85,12 @@ def dense_architecture(
         head_dim=_positive(config, "head_dim", default=head_dim or hidden_size // num_heads),
         vocab_size=_positive(config, "vocab_size"),
         max_position_embeddings=_positive(config, "max_position_embeddings"),
-        rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        rms_norm_eps=_number("rms_norm_eps", config.get("rms_norm_eps", 1e-6)),
         rope_theta=theta,
         rope_scaling=scaling,
         qkv_bias=qkv_bias,
         qk_norm=qk_norm,
-        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+        tied_embeddings=_flag(config, "tie_word_embeddings"),
         dtype=_dtype(config),
     )
 
@@ -109,6 +102,19 @@ def _positive(config: Mapping[str, Any], key: str, default: int | None = None) -
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise RequestError(f"config.json: {key} is {value!r}, expected a positive integer.")
     return value
+
+
+def _number(key: str, value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise RequestError(f"config.json: {key} is {value!r}, expected a number.")
+    return float(value)
+
+
+def _flag(config: Mapping[str, Any], key: str) -> bool:
+    value = config.get(key, False)
+    if value not in (True, False, None):
+        raise RequestError(f"config.json: {key} is {value!r}, expected true or false.")
+    return bool(value)
 
 
 def _refuse_unsupported(config: Mapping[str, Any]) -> None:
@@ -130,15 +136,22 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
 
 def _uses_sliding_window(config: Mapping[str, Any]) -> bool:
     if "layer_types" in config and config["layer_types"] is not None:
+        if not isinstance(config["layer_types"], list):
+            raise RequestError(f"config.json: layer_types is {config['layer_types']!r}, expected a list.")
         return any(kind != "full_attention" for kind in config["layer_types"])
-    first_sliding_layer = config.get("max_window_layers", 0)
-    return bool(config.get("use_sliding_window")) and first_sliding_layer < config["num_hidden_layers"]
+    if not config.get("use_sliding_window"):
+        return False
+    first_sliding_layer = _number("max_window_layers", config.get("max_window_layers", 0))
+    return first_sliding_layer < _positive(config, "num_hidden_layers")
 
 
 def _rope(config: Mapping[str, Any]) -> tuple[float, Mapping[str, Any] | None]:
     """Base and scaling, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (4)."""
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    theta = float(rope.pop("rope_theta", None) or config.get("rope_theta") or 10000.0)
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(given, Mapping):
+        raise RequestError(f"config.json: rope_parameters or rope_scaling is {given!r}, expected an object.")
+    rope = dict(given)
+    theta = _number("rope_theta", rope.pop("rope_theta", None) or config.get("rope_theta") or 10000.0)
     kind = rope.pop("rope_type", None) or rope.pop("type", None) or "default"
     if kind == "default":
         return theta, None
@@ -153,7 +166,7 @@ def _rope(config: Mapping[str, Any]) -> tuple[float, Mapping[str, Any] | None]:
             f"config.json asks for rotary embedding of type {kind!r} with {rope}: supported are 'default', and "
             f"'llama3' with a factor and {megatron_constants} (what Megatron-core computes)."
         )
-    return theta, {"rope_type": "llama3", "factor": float(rope["factor"])}
+    return theta, {"rope_type": "llama3", "factor": _number("factor", rope["factor"])}
 
 
 def _dtype(config: Mapping[str, Any]) -> str:

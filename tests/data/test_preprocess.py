@@ -152,6 +152,33 @@ def test_a_bad_request_is_answered_and_writes_nothing(
     assert not config.output.parent.exists()
 
 
+def test_half_a_character_makes_a_bad_row(make_config: MakeConfig):
+    assert preprocess(make_config([question("1"), question("\ud800")]))["dropped"]["bad_row"] == 1
+
+
+def test_a_folder_in_the_place_of_the_output_is_refused_even_with_overwrite(make_config: MakeConfig):
+    config = make_config([question("text")])
+    config.output.mkdir(parents=True)
+    with pytest.raises(RequestError, match="is a directory"):
+        preprocess(config, overwrite=True)
+    assert not facts_path(config.output).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("tokenizer.json", '{"version": "1.0"}'), ("tokenizer_config.json", "[]")]
+)
+def test_a_damaged_tokenizer_is_refused(
+    make_config: MakeConfig, tokenizer_dir: Path, tmp_path: Path, name: str, content: str
+):
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for path in tokenizer_dir.iterdir():
+        (damaged / path.name).write_bytes(path.read_bytes())
+    (damaged / name).write_text(content)
+    with pytest.raises(RequestError, match="can't be read"):
+        preprocess(make_config([question("text")], tokenizer_name_or_path=damaged))
+
+
 def test_an_empty_data_set_is_refused(make_config: MakeConfig):
     with pytest.raises(RequestError, match="holds no rows"):
         preprocess(make_config([]))
