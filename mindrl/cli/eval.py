@@ -2,10 +2,12 @@
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
 from mindrl.errors import RequestError
+from mindrl.files import require_place_for
 
 SUMMARY = "evaluate Hugging Face models on a data set: pass@k, avg@k, length"
 EXAMPLE = """
@@ -50,10 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exit code."""
     _check_numbers(args)
-    if args.output and args.output.exists() and not args.overwrite:
-        raise RequestError(
-            f"--output {args.output} exists; name another file, or give --overwrite to replace it"
-        )
+    if args.output:
+        _check_output(args)
     from mindrl.evaluation.report_file import as_json, write
     from mindrl.evaluation.request import EvaluationRequest
     from mindrl.evaluation.standalone import evaluate_models
@@ -87,10 +87,28 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
-    """`RequestError` for counts below one and times or temperatures below zero."""
+    """`RequestError` for numbers that mean nothing."""
     for name in ("n_samples", "max_response_length", "limit"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise RequestError(f"--{name.replace('_', '-')} {value} was asked for; it must be at least 1")
-    if args.temperature < 0 or args.reward_timeout <= 0:
-        raise RequestError("--temperature must be at least 0 and --reward-timeout above 0")
+    if not 0 <= args.temperature <= 2:
+        raise RequestError(f"--temperature {args.temperature} was asked for; it must lie between 0 and 2")
+    if not args.reward_timeout > 0:
+        raise RequestError(f"--reward-timeout {args.reward_timeout} was asked for; it must be above 0")
+    if not math.isfinite(args.correct_at):
+        raise RequestError(f"--correct-at {args.correct_at} was asked for; it must be a number")
+    if args.seed < 0:
+        raise RequestError(f"--seed {args.seed} was asked for; it must be at least 0")
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    """`RequestError` where the figures could not be written, or would replace what they are about."""
+    output: Path = args.output
+    require_place_for(output, "--output")
+    if output.is_dir():
+        raise RequestError(f"--output {output} is a directory; name a file")
+    if output.resolve() in (args.dataset.resolve(), args.dataset.with_suffix(".json").resolve()):
+        raise RequestError(f"--output {output} is the data set; name another file")
+    if output.exists() and not args.overwrite:
+        raise RequestError(f"--output {output} exists; name another file, or give --overwrite to replace it")

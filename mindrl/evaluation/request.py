@@ -1,6 +1,5 @@
 """What `mindrl eval` is asked, and whether the models and the data set can serve it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ from mindrl.data.records import Prompt
 from mindrl.data.stop_tokens import stop_token_ids
 from mindrl.errors import RequestError
 from mindrl.evaluation.evaluate import EvaluationSettings
+from mindrl.files import read_json_object
 from mindrl.models.safetensors_reader import SafetensorsReader
+from mindrl.weight_maps import read_architecture
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LONGEST_DEFAULT_RESPONSE = 1024
@@ -68,7 +69,8 @@ def check_model(request: EvaluationRequest, dataset: PromptDataset, hf_dir: Path
         )
     with SafetensorsReader(hf_dir):  # refuses a directory without weights
         pass
-    config = json.loads((hf_dir / "config.json").read_text(encoding="utf-8"))
+    config = read_json_object(hf_dir / "config.json")
+    read_architecture(hf_dir)  # refuses what can't be converted or run
     length = _response_length(request, dataset, hf_dir, config.get("max_position_embeddings"))
     dataset.check(tokenizer_dir=hf_dir, max_prompt_length=dataset.longest_prompt)
     return ModelSetup(

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 import hal
 from mindrl.config.rollout import RolloutConfig
 from mindrl.data.prompts import load_prompts
+from mindrl.errors import RequestError
 from mindrl.evaluation.evaluate import Answer, Evaluation, Score, evaluate
 from mindrl.evaluation.request import EvaluationRequest, ModelSetup, by_architecture, check_model
 from mindrl.models.safetensors_reader import SafetensorsReader
@@ -132,7 +133,12 @@ def _weights(hf_dir: Path) -> Iterator[tuple[str, torch.Tensor]]:
     with SafetensorsReader(hf_dir) as reader:
         for rule in weight_map(read_architecture(hf_dir)).rules:
             for source in rule.hf:
-                yield source.name, reader.tensor(source.name)
+                tensor = reader.tensor(source.name)
+                if not tensor.isfinite().all():
+                    raise RequestError(
+                        f"{source.name} in {hf_dir} holds values that are not finite; these weights are broken"
+                    )
+                yield source.name, tensor
 
 
 def _score_with(pool: RewardPool) -> Score:
