@@ -4,6 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
+from mindrl.errors import RequestError
+from mindrl.files import require_path, require_place_for
+
 SUMMARY = "show a run: curves, samples, comparison of runs"
 EXAMPLE = """
 mindrl report outputs/quickstart
@@ -35,6 +38,10 @@ def run(args: argparse.Namespace) -> int:
     from mindrl.report.run_files import read_run
     from mindrl.report.terminal import terminal_view
 
+    for directory in (args.run_dir, *args.compare):
+        require_path(directory, "run directory")
+    if args.output:
+        _check_output(args.output)
     runs = [read_run(directory) for directory in (args.run_dir, *args.compare)]
     path = None
     if not args.terminal:
@@ -57,3 +64,12 @@ def run(args: argparse.Namespace) -> int:
     if path:
         print(f"\nreport: {path}")
     return 0
+
+
+def _check_output(output: Path) -> None:
+    """`RequestError` where the page could not be written, or would replace another kind of file."""
+    require_place_for(output, "--output")
+    if not output.parent.is_dir() or output.is_dir():
+        raise RequestError(f"--output {output}: name a file in a directory that exists")
+    if output.suffix not in (".html", ".htm") and output.exists():
+        raise RequestError(f"--output {output} exists and is no page; name a file that ends in .html")

@@ -55,4 +55,4 @@ def sparkline(values: Floats, width: int = 40) -> str:
         return ""
     low, high = finite.min(), finite.max()
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(" " if np.isnan(v) else BARS[round((v - low) * scale)] for v in thinned)
+    return "".join(" " if not np.isfinite(v) else BARS[round((v - low) * scale)] for v in thinned)

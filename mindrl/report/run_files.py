@@ -113,10 +113,13 @@ def read_run(directory: Path) -> Run:
 
 
 def _read_text(path: Path, consequence: str, problems: list[str]) -> str:
-    if not path.exists():
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
         problems.append(f"{path.name} is missing: {consequence}.")
-        return ""
-    return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        problems.append(f"{path.name} can't be read ({error.strerror}): {consequence}.")
+    return ""
 
 
 def _read_json(path: Path, consequence: str, problems: list[str]) -> Mapping[str, object]:
@@ -125,7 +128,7 @@ def _read_json(path: Path, consequence: str, problems: list[str]) -> Mapping[str
         return {}
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         problems.append(f"{path.name} is not valid JSON ({error}): it is left out.")
         return {}
     if not isinstance(value, dict):
@@ -152,8 +155,8 @@ def _read_metrics(
     for line in _read_text(path, "there are no curves", problems).splitlines():
         try:
             row = json.loads(line)
-            rows[int(row.pop("step"))] = row
-        except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
+            rows[int(np.int64(row.pop("step")))] = row
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
             damaged += 1
     if damaged:
         problems.append(
@@ -171,7 +174,11 @@ def _read_metrics(
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
+    try:
+        number = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:  # an integer of hundreds of digits
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def _read_samples(directory: Path, problems: list[str]) -> list[SampleFile]:
@@ -192,6 +199,9 @@ def _read_sample_file(path: Path, problems: list[str]) -> SampleFile | None:
     rows = table.to_pylist()
     if not rows:
         problems.append(f"samples/{path.name} has no rows.")
+        return None
+    if any(value is None for row in rows for value in row.values()):
+        problems.append(f"samples/{path.name} has rows that lack a value: it is left out.")
         return None
     return SampleFile(
         rows[0]["step"], [SampledResponse(**{name: row[name] for name in columns}) for row in rows]

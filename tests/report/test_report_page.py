@@ -215,3 +215,19 @@ def test_a_directory_that_holds_no_run_is_refused(tmp_path: Path, capsys: pytest
     assert "holds no run" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "nowhere")]) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("line", ['{"step": 1e999}', '{"step": 99999999999999999999999}', "[" * 100_000])
+def test_a_metrics_line_that_holds_no_step_is_named_and_left_out(run_dir: Path, line: str) -> None:
+    before = read_run(run_dir)
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    after = read_run(run_dir)
+    assert list(after.steps) == list(before.steps)
+    assert any("unreadable line" in problem for problem in after.problems)
+
+
+def test_the_page_never_replaces_a_file_of_the_run(run_dir: Path) -> None:
+    before = (run_dir / "metrics.jsonl").read_bytes()
+    assert main(["report", str(run_dir), "--output", str(run_dir / "metrics.jsonl")]) == 2
+    assert (run_dir / "metrics.jsonl").read_bytes() == before
