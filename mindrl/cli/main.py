@@ -5,7 +5,9 @@
 
 import argparse
 import difflib
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Protocol
@@ -22,8 +24,23 @@ COMMANDS = {
     "doctor": "mindrl.cli.doctor",
 }
 
+FAILED = 1
 REFUSED = 2
 INTERRUPTED = 130
+
+STORAGE_PROBLEMS = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EISDIR,
+        errno.ENOTDIR,
+        errno.ENAMETOOLONG,
+    }
+)
+"""What a disk or its owner may say at any time: the message is the whole answer."""
 
 
 class Command(Protocol):
@@ -51,13 +68,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = arguments
     try:
         command = _load(name)
-        return command.run(_parser(name, command).parse_intermixed_args(rest))
+        status = command.run(_parser(name, command).parse_intermixed_args(rest))
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a reader that has gone can still be told from a failure
+        return status
     except _refusals() as error:  # evaluated only when something was raised
         print(f"mindrl {name}: {error}", file=sys.stderr)
         return REFUSED
+    except BrokenPipeError:
+        _drop_output()
+        print(f"mindrl {name}: whoever read the output has gone", file=sys.stderr)
+        return FAILED
+    except OSError as error:
+        if error.errno not in STORAGE_PROBLEMS:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"mindrl {name}: {place}{error.strerror}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print(f"mindrl {name}: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _drop_output() -> None:
+    """Send what Python still holds for standard output nowhere, or it would complain once more at its exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _load(name: str) -> Command:

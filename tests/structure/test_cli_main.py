@@ -1,6 +1,8 @@
 """The command line: light help, exit codes, messages."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import types
@@ -123,3 +125,29 @@ def test_doctor_speaks_json(tmp_path: Path):
     missing = [finding for finding in report["findings"] if finding["state"] == "missing"]
     assert done.returncode == int(bool(missing))
     assert all(finding["remedy"] for finding in missing)
+
+
+def test_a_reader_that_goes_away_ends_the_command_in_one_line(tmp_path: Path):
+    program = "from mindrl.cli.main import main; import sys; sys.exit(main(['doctor']))"
+    show = "import mindrl.cli.doctor as d; d.run = lambda args: print('x' * 1_000_000) or 0; "
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", show + program],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "mindrl doctor: whoever read the output has gone\n")
+
+
+def test_a_full_disk_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def run(args: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "out.parquet")
+
+    monkeypatch.setattr("mindrl.cli.doctor.run", run)
+    assert cli.main(["doctor"]) == 1
+    assert capsys.readouterr().err == "mindrl doctor: out.parquet: No space left on device\n"
