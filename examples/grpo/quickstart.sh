@@ -25,10 +25,13 @@ for argument in "$@"; do
   esac
 done
 
-# run COMMAND...: in a session of its own, so that a Ctrl-C reaches it through us, once.
+# run COMMAND...: in a session of its own, so that a Ctrl-C reaches it through us, once. Should this script be killed
+# outright, the kernel ends the command.
 child=""
 run() {
-  setsid env --default-signal=INT,TERM "$@" &
+  local tie=()
+  command -v setpriv >/dev/null && tie=(setpriv --pdeathsig TERM)
+  "${tie[@]}" setsid env --default-signal=INT,TERM "$@" &
   child=$!
   local status=0
   wait "$child" || status=$?
