@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from mindrl.data.records import FloatArray, Sample
@@ -79,11 +78,3 @@ class TrainBackend(Protocol):
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state`."""
         ...
-
-
-def response_log_probs(row: np.ndarray, sample: Sample) -> FloatArray:
-    """Cut a sample's response out of a row of next-token log-probs.
-
-    `row` [>= prompt_length + response_length - 1]: entry t is the log-prob of token t + 1."""
-    start = len(sample.prompt_ids) - 1
-    return np.asarray(row[start : start + len(sample.response_ids)], dtype=np.float32)
