@@ -9,36 +9,44 @@ from pathlib import Path
 from typing import Any
 
 from mindrl.errors import RequestError
-from mindrl.weight_maps import llama, qwen2, qwen3
-from mindrl.weight_maps.architecture import Architecture, read_config
+from mindrl.weight_maps import deepseek_v3, llama, qwen2, qwen3, qwen3_moe
+from mindrl.weight_maps.architecture import Architecture, LatentAttention, MixtureOfExperts, read_config
 from mindrl.weight_maps.dense import whole_model
 from mindrl.weight_maps.rules import HfTensor, RowBlock, TensorRule, WeightMap
 
 __all__ = [
     "FAMILIES",
+    "WITHOUT_MAP",
     "Architecture",
     "HfTensor",
+    "LatentAttention",
+    "MixtureOfExperts",
     "RowBlock",
     "TensorRule",
     "WeightMap",
     "architecture_of",
     "read_architecture",
+    "require_map",
     "weight_map",
 ]
 
 FAMILIES = {family.MODEL_TYPE: family for family in (llama, qwen2, qwen3)}
 """Family file by `model_type`."""
+WITHOUT_MAP = {family.MODEL_TYPE: family for family in (qwen3_moe, deepseek_v3)}
+"""Families that `mindrl plan` knows and that can't be converted or trained yet."""
 
 
 def architecture_of(config: Mapping[str, Any]) -> Architecture:
     """Read a config.json (transformers 4 or 5); `RequestError` names what is not supported."""
     model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
+    families = FAMILIES | WITHOUT_MAP
+    if not isinstance(model_type, str) or model_type not in families:
         raise RequestError(
             f"config.json says model_type {model_type!r}, which has no weight map. "
-            f"There are maps for: {', '.join(sorted(FAMILIES))}."
+            f"There are maps for: {', '.join(sorted(FAMILIES))}; "
+            f"`mindrl plan` knows also: {', '.join(sorted(WITHOUT_MAP))}."
         )
-    return FAMILIES[model_type].architecture(config)
+    return families[model_type].architecture(config)
 
 
 def read_architecture(hf_dir: Path) -> Architecture:
@@ -46,6 +54,16 @@ def read_architecture(hf_dir: Path) -> Architecture:
     return architecture_of(read_config(hf_dir))
 
 
+def require_map(arch: Architecture) -> None:
+    """`RequestError` naming the family that can be planned for and not be converted or trained yet."""
+    if arch.family in WITHOUT_MAP:
+        raise RequestError(
+            f"{WITHOUT_MAP[arch.family].TITLE} (model_type {arch.model_type}): conversion and training of this family "
+            f"are not there yet, `mindrl plan` works. Both work for: {', '.join(sorted(FAMILIES))}."
+        )
+
+
 def weight_map(arch: Architecture) -> WeightMap:
-    """The model's rules, expanded over its layers."""
+    """The model's rules, expanded over its layers; `RequestError` for a family of `WITHOUT_MAP`."""
+    require_map(arch)
     return WeightMap(arch, whole_model(arch, FAMILIES[arch.family].LAYER))

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mindrl.weight_maps import dense
-from mindrl.weight_maps.architecture import Architecture, dense_architecture
+from mindrl.weight_maps.architecture import Architecture
+from mindrl.weight_maps.config_json import dense_architecture
 
 MODEL_TYPE = "qwen2"
 LAYER = (dense.input_norm, dense.attention, dense.mlp_norm, dense.gated_mlp)

@@ -1,0 +1,56 @@
+"""DeepSeek-V3 and models of its architecture, such as Moonlight: latent attention, and experts after the first layers.
+
+Readable; its map comes with training. `auto_map` in config.json points to code of the model's own, which is never
+run. Modules for multi-token prediction (`num_nextn_predict_layers`) are no part of the model that is trained."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from mindrl.weight_maps.architecture import Architecture, LatentAttention, MixtureOfExperts
+from mindrl.weight_maps.config_json import count, dense_architecture, expect, flag, number, positive
+
+MODEL_TYPE = "deepseek_v3"
+TITLE = "DeepSeek-V3"
+
+
+def architecture(config: Mapping[str, Any]) -> Architecture:
+    expect(config, "scoring_func", "sigmoid")
+    expect(config, "topk_method", "noaux_tc")
+    expect(config, "moe_layer_freq", 1)
+    latent = _latent_attention(config)
+    dense = dense_architecture(config, family=MODEL_TYPE, qkv_bias=False, qk_norm=False)
+    return replace(
+        dense,
+        num_kv_heads=dense.num_heads,
+        head_dim=latent.qk_nope_head_dim + latent.qk_rope_head_dim,
+        latent_attention=latent,
+        experts=_experts(config, dense.num_layers),
+    )
+
+
+def _latent_attention(config: Mapping[str, Any]) -> LatentAttention:
+    return LatentAttention(
+        q_lora_rank=positive(config, "q_lora_rank") if config.get("q_lora_rank") is not None else None,
+        kv_lora_rank=positive(config, "kv_lora_rank"),
+        qk_nope_head_dim=positive(config, "qk_nope_head_dim"),
+        qk_rope_head_dim=positive(config, "qk_rope_head_dim"),
+        v_head_dim=positive(config, "v_head_dim"),
+    )
+
+
+def _experts(config: Mapping[str, Any], num_layers: int) -> MixtureOfExperts:
+    width = positive(config, "moe_intermediate_size")
+    return MixtureOfExperts(
+        num_experts=positive(config, "n_routed_experts"),
+        experts_per_token=positive(config, "num_experts_per_tok"),
+        intermediate_size=width,
+        shared_intermediate_size=width * count(config, "n_shared_experts"),
+        dense_layers=frozenset(range(min(count(config, "first_k_dense_replace"), num_layers))),
+        scoring="sigmoid",
+        normalize_top_k=flag(config, "norm_topk_prob", default=True),
+        score_correction_bias=True,
+        routed_scaling_factor=number("routed_scaling_factor", config.get("routed_scaling_factor", 1.0)),
+        num_groups=positive(config, "n_group", default=1),
+        groups_per_token=positive(config, "topk_group", default=1),
+    )

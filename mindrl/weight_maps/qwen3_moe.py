@@ -1,0 +1,43 @@
+"""Qwen3 with experts: Qwen3's attention, and experts in place of (most) MLPs. Readable; its map comes with training."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from mindrl.errors import RequestError
+from mindrl.weight_maps.architecture import Architecture, MixtureOfExperts
+from mindrl.weight_maps.config_json import count, dense_architecture, flag, positive
+
+MODEL_TYPE = "qwen3_moe"
+TITLE = "Qwen3-MoE"
+
+
+def architecture(config: Mapping[str, Any]) -> Architecture:
+    dense = dense_architecture(config, family=MODEL_TYPE, qkv_bias=False, qk_norm=True)
+    # transformers 5.17 writes the number of experts under the second name
+    key = "num_experts" if "num_experts" in config else "num_local_experts"
+    if count(config, key) == 0:
+        return dense
+    experts = MixtureOfExperts(
+        num_experts=positive(config, key),
+        experts_per_token=positive(config, "num_experts_per_tok"),
+        intermediate_size=positive(config, "moe_intermediate_size"),
+        shared_intermediate_size=0,
+        dense_layers=_dense_layers(config, dense.num_layers),
+        scoring="softmax",
+        normalize_top_k=flag(config, "norm_topk_prob"),
+        score_correction_bias=False,
+        routed_scaling_factor=1.0,
+        num_groups=1,
+        groups_per_token=1,
+    )
+    return replace(dense, experts=experts)
+
+
+def _dense_layers(config: Mapping[str, Any], num_layers: int) -> frozenset[int]:
+    """Those listed, and all but each `decoder_sparse_step`-th."""
+    step = positive(config, "decoder_sparse_step", default=1)
+    listed = config.get("mlp_only_layers") or []
+    if not isinstance(listed, list) or any(not isinstance(layer, int) for layer in listed):
+        raise RequestError(f"config.json: mlp_only_layers is {listed!r}, expected a list of layers.")
+    return frozenset(layer for layer in range(num_layers) if layer in listed or (layer + 1) % step)
