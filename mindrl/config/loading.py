@@ -8,11 +8,11 @@ from typing import Any, TypeVar, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
-from yaml import YAMLError
 
 from mindrl.config.base import Section
-from mindrl.config.explain import explain
+from mindrl.config.explain import explain, not_this_kind
 from mindrl.config.schema import Config
+from mindrl.config.yaml_text import read_tree, read_value, resolved
 from mindrl.errors import RequestError
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -28,15 +28,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def load_section(section: type[AnySection], path: str | Path, overrides: Sequence[str] = ()) -> AnySection:
     """`load` for a file that holds another section than a run's, such as a data set's preprocessing."""
-    tree = compose(Path(path))
+    path = Path(path)
+    composed = compose(path)
+    if reason := not_this_kind(composed, section):
+        raise RequestError(f"{path}: {reason}")
+    tree = OmegaConf.create(composed)
     for override in overrides:
         _apply(override, tree)
     try:
-        values = OmegaConf.to_container(tree, resolve=True)
-    except OmegaConfBaseException as error:
-        raise RequestError(f"{path}: {error}") from error
-    try:
-        return section.model_validate(values)
+        return section.model_validate(resolved(tree, path))
     except ValidationError as error:
         problems = explain(error, section)
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
@@ -48,31 +48,29 @@ def dump(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(_escape(config.model_dump(mode="json"))))
 
 
-def compose(path: Path, opened_by: tuple[Path, ...] = ()) -> DictConfig:
+def compose(path: Path, opened_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Merge a file over the files that its `defaults:` names, relative to it; interpolations stay unresolved."""
-    if path.resolve() in opened_by:
+    if path.resolve() in (other.resolve() for other in opened_by):
         raise RequestError(f"{path}: `defaults` leads back to this file; a file can't build on itself")
-    tree = _read(path)
-    defaults = cast(dict[str, Any], OmegaConf.to_container(tree)).get("defaults", [])
-    tree.pop("defaults", None)
+    tree = read_tree(path, f"{opened_by[-1]}: defaults: " if opened_by else "")
+    defaults = tree.pop("defaults", [])
     if not isinstance(defaults, list):
         raise RequestError(f"{path}: defaults: found {defaults!r}, expected a list of files: [base.yaml]")
-    files = [path.parent / str(name) for name in cast(list[object], defaults)]
-    parts = [compose(file, (*opened_by, path.resolve())) for file in files]
-    return cast(DictConfig, OmegaConf.merge(*parts, tree))
+    composed: dict[str, Any] = {}
+    for name in cast(list[object], defaults):
+        composed = _merged(composed, compose(path.parent / str(name), (*opened_by, path)))
+    return _merged(composed, tree)
 
 
-def _read(path: Path) -> DictConfig:
-    try:
-        tree = OmegaConf.create(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise RequestError(f"{path}: can't read this configuration file: {reason}") from error
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise RequestError(f"{path}: not valid yaml: {error}") from error
-    if not isinstance(tree, DictConfig):
-        raise RequestError(f"{path}: found a list, expected sections such as `actor:` and `rollout:`")
-    return tree
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Mappings merge key by key; anything else is replaced, so that a wrong type is told by its key."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            value = _merged(cast(dict[str, Any], below), cast(dict[str, Any], value))
+        result[key] = value
+    return result
 
 
 def _apply(override: str, tree: DictConfig) -> None:
@@ -80,9 +78,13 @@ def _apply(override: str, tree: DictConfig) -> None:
     if not equals or not re.fullmatch(r"[\w-]+([.][\w-]+|\[\d+\])*", key):
         raise RequestError(f"override {override!r}: expected key=value, such as actor.optimizer.lr=1e-6")
     try:
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
-        OmegaConf.update(tree, key, cast(dict[str, Any], value)["value"], merge=True)
-    except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
+        value = read_value(text)
+        both = OmegaConf.is_dict(OmegaConf.select(tree, key)) and isinstance(value, dict)
+        OmegaConf.update(tree, key, value, merge=both)
+    except OmegaConfBaseException as error:
+        reason = str(error).partition("\n")[0]
+        raise RequestError(f"override {override!r}: can't be applied: {reason}") from error
+    except (ValueError, TypeError) as error:
         raise RequestError(f"override {override!r}: can't be applied: {error}") from error
 
 

@@ -91,8 +91,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
         ("a: 1\na: 2", "duplicate key"),
         ("- a\n- b", "expected sections"),
         ("defaults: base.yaml", "expected a list of files"),
-        ("just words", "run.yaml"),
-        ("", "model: missing"),
+        ("just words", "has just words, and the keys"),
+        ("", "holds nothing; its keys are hal"),
+        ("model: {}", "data: missing"),
     ],
 )
 def test_a_file_that_holds_something_else_is_refused(tmp_path: Path, text: str, problem: str):

@@ -30,17 +30,17 @@ def refusal(path: Path, *overrides: str) -> str:
         ),
         ("data.foo=1", "data.foo: unknown key; data has train, eval, max_prompt_length"),
         ("trainer.total_steps=many", "trainer.total_steps: found 'many', expected a valid integer"),
-        ("trainer.total_steps=0", "trainer.total_steps: found 0, expected greater than 0"),
+        ("trainer.total_steps=0", "trainer.total_steps: found 0, expected a number above 0"),
         (
             "trainer.total_steps=true",
-            "trainer.total_steps: found True, expected something other than a truth",
+            "trainer.total_steps: found true, expected something other than a truth",
         ),
         ("actor.optimizer.lr=.nan", "actor.optimizer.lr: found nan, expected a finite number"),
         ("rollout.engine=vlm", "rollout.engine: found 'vlm', expected 'auto', 'vllm' or 'hf'"),
-        ("actor.optimizer=3", "actor.optimizer: found 3, expected a section with keys"),
+        ("actor.optimizer=3", "actor.optimizer: found 3, expected a section with name, lr"),
         ("reward.functions=[]", "reward.functions: empty; it needs at least one entry"),
         ("data.train=[]", "data.train: empty; it needs at least one entry"),
-        ("model.path=null", "model.path: found None, expected"),
+        ("model.path=null", "model.path: found null, expected a path"),
     ],
 )
 def test_a_problem_is_one_line_with_key_finding_and_remedy(minimal: Path, override: str, line: str):
