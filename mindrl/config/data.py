@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from mindrl.config.base import Section
+from mindrl.config.base import Section, Seed
 
 
 class DatasetSource(Section):
@@ -27,5 +27,5 @@ class DataConfig(Section):
     """Tokens a prompt may have; longer prompts are an error in training (preprocessing drops and counts them)."""
     max_response_length: PositiveInt
     """Tokens a response may have; longer responses are cut and counted as truncated."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the order in which prompts are drawn."""

@@ -23,10 +23,10 @@ EXPECTED = {
     "float_type": "a valid number",
     "bool_parsing": "true or false",
     "bool_type": "true or false",
-    "greater_than": "a number above {gt:g}",
-    "greater_than_equal": "a number of at least {ge:g}",
-    "less_than": "a number below {lt:g}",
-    "less_than_equal": "a number of at most {le:g}",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number of at most {le}",
 }
 """Words for what pydantic calls by names of Python's."""
 YAML_WORDS = {"None": "null", "True": "true", "False": "false"}
@@ -65,6 +65,10 @@ def _sentences(details: ErrorDetails, section: type[Section]) -> list[str]:
         return [f"{key}: unknown key{_hint(key, section)}"]
     if kind == "missing":
         return [f"{key}: missing; it has no default"]
+    if details["loc"] and details["loc"][-1] == "[key]":
+        return [
+            f"{dotted(details['loc'][:-2])}: found the key {found!r}, and {details['loc'][-3]} wants names of variables"
+        ]
     if kind == "invalid_key":
         return [f"{dotted(details['loc'][:-1])}: found the key {found!r}, and keys are words"]
     if kind == "too_short":
@@ -73,9 +77,15 @@ def _sentences(details: ErrorDetails, section: type[Section]) -> list[str]:
     said = re.sub(r"^(Value error, |Input should be |Input should )", "", details["msg"])
     inner = _children(key, section)
     of_sections = f" of sections with {inner}" if inner else ""
-    words = {"keys": inner or "keys", "of_sections": of_sections, **details.get("ctx", {})}
+    words = {"keys": inner or "keys", "of_sections": of_sections, **_limits(details)}
     expected = EXPECTED[kind].format(**words) if kind in EXPECTED else said
     return [f"{key or 'the file'}: found {_show(found)}, expected {expected}"]
+
+
+def _limits(details: ErrorDetails) -> dict[str, str]:
+    """Bounds that pydantic names, as they read in a sentence."""
+    given = details.get("ctx", {})
+    return {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in given.items()}
 
 
 def _children(key: str, section: type[Section]) -> str:

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Iterator, Mapping
-from typing import get_args
+from typing import get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -11,8 +11,9 @@ from mindrl.errors import RequestError
 
 
 def inner_section(field: FieldInfo) -> tuple[type[Section], str] | None:
-    """Section behind a field and how its keys continue: `.` for a section, `[].` for a tuple of them."""
-    for candidate, joint in ((field.annotation, "."), *((a, "[].") for a in get_args(field.annotation))):
+    """Section behind a field and how its keys continue: `.` for a section (or null), `[].` for a tuple of them."""
+    inside = "[]." if get_origin(field.annotation) is tuple else "."
+    for candidate, joint in ((field.annotation, "."), *((a, inside) for a in get_args(field.annotation))):
         if isinstance(candidate, type) and issubclass(candidate, Section):
             return candidate, joint
     return None

@@ -95,17 +95,21 @@ def _bound(limit: Any) -> str:
         return "".join(_bound(each) for each in limit.metadata)
     match limit:
         case Gt():
-            return f" > {limit.gt:g}"
+            return f" > {_number(limit.gt)}"
         case Ge():
-            return f" ≥ {limit.ge:g}"
+            return f" ≥ {_number(limit.ge)}"
         case Lt():
-            return f", < {limit.lt:g}"
+            return f", < {_number(limit.lt)}"
         case Le():
-            return f", ≤ {limit.le:g}"
+            return f", ≤ {_number(limit.le)}"
         case MinLen():
             return f", at least {limit.min_length}"
         case _:
             return ""
+
+
+def _number(value: Any) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _default(field: FieldInfo) -> str:

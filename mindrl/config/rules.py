@@ -93,7 +93,7 @@ def mini_batch_divides_into_micro_batches(config: Config) -> str | None:
 @rule
 def reference_share_divides_into_micro_batches(config: Config) -> str | None:
     """With a reference policy, each copy's samples of a step are a multiple of `reference.micro_batch_size`."""
-    size = config.reference.micro_batch_size
+    size = config.reference.micro_batch_size if config.reference else None
     if size is None or not config.has_reference or actor_layout_fits_the_world(config):
         return None
     samples = config.trainer.global_batch_size * config.rollout.n_samples
@@ -121,6 +121,28 @@ def sequence_parallel_needs_tensor_parallel(config: Config) -> str | None:
     """`actor.sequence_parallel` needs a tensor parallel size above 1."""
     if not config.actor.sequence_parallel or config.actor.tensor_model_parallel_size > 1:
         return None
+@rule
+def kl_has_a_reference(config: Config) -> str | None:
+    """`reference` is not null where `algorithm.kl.coef` is above 0."""
+    if config.reference is not None or not config.has_reference:
+        return None
+    return (
+        f"reference: null, but algorithm.kl.coef is {config.algorithm.kl.coef:g}, and that penalty is measured against "
+        "the reference policy; leave `reference` out (it is built where it is needed), or set algorithm.kl.coef to 0"
+    )
+
+
+@rule
+def groups_can_be_compared(config: Config) -> str | None:
+    """`rollout.n_samples` is above 1: the advantage of a response is relative to the others of its prompt."""
+    if config.rollout.n_samples > 1:
+        return None
+    return (
+        "rollout.n_samples: with 1 response to a prompt there is no group to compare it with (its standard deviation "
+        "does not exist, its advantage would always be 0), so nothing would be learned; set it to 2 or more"
+    )
+
+
     return (
         "actor.sequence_parallel: splits the sequence among tensor-parallel devices, and "
         "actor.tensor_model_parallel_size is 1; set it above 1, or sequence_parallel to false"
@@ -233,3 +255,15 @@ def greedy_evaluation_samples_once(config: Config) -> str | None:
 
 def _repeated(names: list[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})
+@rule
+def some_reward_counts(config: Config) -> str | None:
+    """A reward function has a weight other than 0 (one with 0 is only measured)."""
+    functions = config.reward.functions
+    if any(function.weight for function in functions):
+        return None
+    return (
+        f"reward.functions: the weight of {', '.join(function.name for function in functions)} is 0, so every reward "
+        "would be 0 and nothing learned; give one of them a weight"
+    )
+
+

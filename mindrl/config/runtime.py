@@ -6,6 +6,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from mindrl.config.base import Section
 
+EnvironmentName = Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
 EnvironmentValue = Annotated[str, Field(coerce_numbers_to_str=True)]
 
 
@@ -31,7 +32,7 @@ class ClusterConfig(Section):
     """How long to wait for all nodes and their devices before giving up."""
     worker_timeout_seconds: PositiveFloat = 1800.0
     """How long any single call to the workers may take before the run stops and says which call it was."""
-    env: dict[str, EnvironmentValue] = Field(default_factory=dict)
+    env: dict[EnvironmentName, EnvironmentValue] = Field(default_factory=dict)
     """Environment variables given to every worker process as they are."""
 
     @property

@@ -24,7 +24,7 @@ class Config(Section):
     model: ModelConfig
     data: DataConfig
     actor: ActorConfig
-    reference: ReferenceConfig = ReferenceConfig()
+    reference: ReferenceConfig | None = ReferenceConfig()
     rollout: RolloutConfig
     reward: RewardConfig
     algorithm: AlgorithmConfig = AlgorithmConfig()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from mindrl.config.base import Section
+from mindrl.config.base import Section, Seed
 
 
 class TrainerConfig(Section):
@@ -20,7 +20,7 @@ class TrainerConfig(Section):
     """Steps between evaluations on `data.eval`; 0: none."""
     sample_interval: NonNegativeInt = 50
     """Steps between files of sampled responses (the first and last step are always written); 0: only those two."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of everything random in the run except the order of the prompts."""
     output_dir: Path
     """Run directory; must hold no earlier run unless `--overwrite` is given."""

@@ -33,6 +33,18 @@ BREACHES = {
         ["reference.micro_batch_size=3", "algorithm.kl.coef=0.1"],
         "reference.micro_batch_size: the 32 samples of a step can't be divided into micro-batches of 3",
     ),
+    "kl_has_a_reference": (
+        ["reference=null", "algorithm.kl.coef=0.1"],
+        "reference: null, but algorithm.kl.coef is 0.1",
+    ),
+    "groups_can_be_compared": (
+        ["rollout.n_samples=1"],
+        "rollout.n_samples: with 1 response to a prompt there is no group to compare it with",
+    ),
+    "some_reward_counts": (
+        ["reward.functions=[{name: exact_match, weight: 0}]"],
+        "reward.functions: the weight of exact_match is 0, so every reward would be 0",
+    ),
     "every_engine_gets_a_prompt": (
         ["cluster.devices_per_node=16", "actor.mini_batch_size=8"],
         "trainer.global_batch_size: 8 prompts leave some of the 16 rollout engines without one",
