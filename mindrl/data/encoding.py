@@ -2,26 +2,30 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+import pyarrow as pa
 from transformers import AutoTokenizer
 
+from mindrl.data.columns import MISSING, find_value
 from mindrl.data.fingerprint import text_hash
-from mindrl.data.handlers import DropReason, Handler, Question, find_handler
+from mindrl.data.handlers import DROP_REASONS, DropReason, Handler, Question, find_handler
 from mindrl.data.preprocess_config import PreprocessConfig
-from mindrl.data.raw_files import RawRow
+from mindrl.data.prompt_file import SCHEMA, SCHEMA_VERSION
+from mindrl.data.raw_files import Chunk, Row
 from mindrl.data.templates import CHAT, chat_renderer, load_template, shipped_templates
 from mindrl.errors import RequestError
 
 _SPECIAL_TOKEN = re.compile(r"<[|｜][^<>]+?[|｜]>")
 _NO_SYSTEM = ""
+_EXCERPT = 80
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(NamedTuple):
     """A row that became a prompt."""
 
     prompt: str
@@ -33,8 +37,37 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
+class DroppedRow:
+    """A row that gave no prompt."""
+
+    row: int
+    """Its number in the whole data set, from 0; the number in a prompt's uid."""
+    where: str
+    """File, and line or row in it from 1."""
+    reason: DropReason
+    starts: str
+    """Its beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedChunk:
+    """What became of a chunk of rows."""
+
+    num_rows: int
+    prompts: pa.RecordBatch
+    """[num_prompts] rows of the prompt file."""
+    dropped: Mapping[DropReason, int]
+    examples: Sequence[DroppedRow]
+    """The first of each reason."""
+    columns: Sequence[str]
+    """Columns that occur."""
+    found: frozenset[str]
+    """Those of the needed places that occur."""
+
+
+@dataclass(frozen=True, slots=True)
 class Encoder:
-    """Encodes rows one after the other; each becomes an `Encoded` or the reason why it is left out."""
+    """Encodes rows one after the other; each becomes a prompt or is counted under a reason."""
 
     config: PreprocessConfig
     handler: Handler
@@ -42,6 +75,8 @@ class Encoder:
     render: Callable[[str, str], str]
     """(prompt, system) -> text"""
     template_hash: str
+    longest_token: int
+    """Characters of the vocabulary's longest token: a text of many more has more than `seq_length` tokens."""
 
     @classmethod
     def build(cls, config: PreprocessConfig) -> Self:
@@ -50,31 +85,115 @@ class Encoder:
         where = config.tokenizer_name_or_path
         if config.prompt_type == CHAT:
             tokenizer = load_tokenizer(where)
-            render = chat_renderer(tokenizer, where)
-            return cls(config, handler, tokenizer, render, text_hash(str(tokenizer.chat_template)))
-        template = load_template(config.prompt_type, config.prompt_type_path or shipped_templates())
-        tokenizer = load_tokenizer(where)
-        _check_special_tokens(template.render("", _NO_SYSTEM), tokenizer, config)
-        return cls(config, handler, tokenizer, template.render, template.content_hash)
+            render, template_hash = (
+                chat_renderer(tokenizer, where),
+                text_hash(str(tokenizer.chat_template)),
+            )
+        else:
+            template = load_template(config.prompt_type, config.prompt_type_path or shipped_templates())
+            tokenizer = load_tokenizer(where)
+            _check_special_tokens(template.render("", _NO_SYSTEM), tokenizer, config)
+            render, template_hash = template.render, template.content_hash
+        longest_token = max(map(len, tokenizer.get_vocab()))
+        return cls(config, handler, tokenizer, render, template_hash, longest_token)
 
-    def __call__(self, rows: Sequence[RawRow]) -> list[Encoded | DropReason]:
-        """One result a row, in order."""
-        return [self._encode(row) for row in rows]
+    def __call__(self, chunk: Chunk) -> EncodedChunk:
+        """One prompt or one count a row, in order."""
+        result = _Result(chunk, self.config)
+        for number, row in enumerate(chunk.rows, chunk.first):
+            outcome = self._encode(row, result)
+            if isinstance(outcome, Encoded):
+                result.keep(number, outcome)
+            else:
+                result.drop(number, row, outcome)
+        return result.finish()
 
-    def _encode(self, row: RawRow) -> Encoded | DropReason:
-        extra = None if row is None else _extra(row, self.config.dataset_additional_keys)
-        if row is None or extra is None:
+    def _encode(self, row: Row, result: "_Result") -> Encoded | DropReason:
+        values = _values(row)
+        if not isinstance(values, dict):
+            return values
+        result.note_columns(values)
+        extra = _extra(values, self.config.dataset_additional_keys)
+        if extra is None:
             return "bad_row"
-        question = self.handler(row, self.config.map_keys)
+        question = self.handler(values, self.config.map_keys)
         if not isinstance(question, Question):
-            return question
-        if not _is_text(question.prompt + question.system + question.ground_truth + extra):
-            return "bad_row"
+            return self._checked(question)
+        everything = question.prompt + question.system + question.ground_truth + extra
+        if not _is_text(everything):
+            return "bad_text"
+        if len(everything) > self.config.max_row_bytes:
+            return "too_large"
         text = self.render(question.prompt, question.system)
+        if len(text) > self.longest_token * self.config.seq_length:
+            return "too_long"
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         if len(ids) > self.config.seq_length:
             return "too_long"
         return Encoded(text, ids, question.ground_truth, extra)
+
+    def _checked(self, reason: object) -> DropReason:
+        """The handler's answer, which may be a user's."""
+        for known in DROP_REASONS:
+            if reason == known:
+                return known
+        raise RequestError(
+            f"handler_name {self.config.handler_name!r}: it returned {reason!r}, expected a Question or one of "
+            f"{', '.join(DROP_REASONS)}"
+        )
+
+
+@dataclass(slots=True)
+class _Result:
+    """An `EncodedChunk` in the making."""
+
+    chunk: Chunk
+    config: PreprocessConfig
+    kept: list[tuple[int, Encoded]] = field(default_factory=list[tuple[int, Encoded]])
+    dropped: Counter[DropReason] = field(default_factory=Counter[DropReason])
+    examples: list[DroppedRow] = field(default_factory=list[DroppedRow])
+    columns: dict[str, None] = field(default_factory=dict[str, None])
+    found: set[str] = field(default_factory=set[str])
+
+    def note_columns(self, values: Mapping[str, Any]) -> None:
+        self.columns.update(dict.fromkeys(values))
+        self.found.update(
+            place
+            for place in self.config.needed_places()
+            if place not in self.found and find_value(values, place) is not MISSING
+        )
+
+    def keep(self, number: int, encoded: Encoded) -> None:
+        self.kept.append((number, encoded))
+
+    def drop(self, number: int, row: Row, reason: DropReason) -> None:
+        self.dropped[reason] += 1
+        if self.dropped[reason] <= self.config.examples_kept:
+            where = f"{self.chunk.file} {self.chunk.unit} {row.position}"
+            self.examples.append(DroppedRow(number, where, reason, _excerpt(row)))
+
+    def finish(self) -> EncodedChunk:
+        name, count = self.config.output_prefix.name, len(self.kept)
+        encoded = [encoded for _, encoded in self.kept]
+        columns = {
+            "schema_version": [SCHEMA_VERSION] * count,
+            "uid": [f"{name}-{number:07d}" for number, _ in self.kept],
+            "prompt": [each.prompt for each in encoded],
+            "prompt_token_ids": [each.prompt_token_ids for each in encoded],
+            "ground_truth": [each.ground_truth for each in encoded],
+            "data_source": [name] * count,
+            "extra": [each.extra for each in encoded],
+            "images": [[]] * count,
+        }
+        prompts = pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
+        return EncodedChunk(
+            len(self.chunk.rows),
+            prompts,
+            dict(self.dropped),
+            self.examples,
+            tuple(self.columns),
+            frozenset(self.found),
+        )
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -87,11 +206,39 @@ def load_tokenizer(directory: Path) -> Any:
         raise RequestError(f"tokenizer {directory}: can't be read: {error!r}") from error
 
 
-def _extra(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
-    """The additional columns as JSON; None if one is missing or is no JSON value."""
+def _values(row: Row) -> dict[str, Any] | DropReason:
+    """The row by column; a list's items go by their position, `0`, `1`, ..."""
+    content: Any = row.content
+    if row.too_large:
+        return "too_large"
     try:
-        return json.dumps({column: row[column] for column in columns}, ensure_ascii=False)
-    except (KeyError, TypeError):
+        if isinstance(content, bytes):
+            content = json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError:
+        return "bad_text"
+    except (ValueError, RecursionError):
+        return "bad_json"
+    if content is None:
+        return "bad_text" if row.content is None else "bad_row"
+    if isinstance(content, list):
+        content = {str(index): value for index, value in enumerate(content)}
+    return content if isinstance(content, dict) else "bad_row"
+
+
+def _excerpt(row: Row) -> str:
+    content = row.content
+    if isinstance(content, bytes):
+        return content[: 4 * _EXCERPT].decode("utf-8", "backslashreplace").strip()[:_EXCERPT]
+    shown = {} if content is None else {key: str(value)[:_EXCERPT] for key, value in content.items()}
+    return json.dumps(shown)[:_EXCERPT]
+
+
+def _extra(row: Mapping[str, Any], places: Sequence[str]) -> str | None:
+    """The additional columns as JSON; None if one is missing or is no JSON value."""
+    values = {place: find_value(row, place) for place in places}
+    try:
+        return None if MISSING in values.values() else json.dumps(values, ensure_ascii=False)
+    except TypeError:
         return None
 
 

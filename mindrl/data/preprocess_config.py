@@ -1,9 +1,9 @@
 """The yaml of `mindrl preprocess`."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import PositiveInt, model_validator
+from pydantic import BeforeValidator, NonNegativeInt, PositiveInt, model_validator
 
 from mindrl.config.base import Section
 from mindrl.data.handlers import MapKeys
@@ -12,8 +12,9 @@ from mindrl.data.handlers import MapKeys
 class PreprocessConfig(Section):
     """A data set's yaml."""
 
-    input: Path
-    """A .json, .jsonl or .parquet file, or a folder of them."""
+    input: Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+    """A .json, .jsonl or .parquet file, the first two also compressed (.gz, .bz2, .xz, .zst), a folder of them, or a
+    data set of the Hugging Face hub, `hf://datasets/OWNER/NAME[@REVISION][/FILES]`."""
     output_prefix: Path
     """Writes `<output_prefix>.parquet` and `<output_prefix>.json`; its last part names the data set."""
     tokenizer_type: Literal["HuggingFaceTokenizer", "PretrainedFromHF"] = "HuggingFaceTokenizer"
@@ -29,13 +30,20 @@ class PreprocessConfig(Section):
     log_interval: PositiveInt = 1000
     """Rows between updates of the progress bar."""
     handler_name: str = "generic"
-    """What finds question and answer in a row: a name in `mindrl.data.handlers.HANDLERS`."""
+    """What finds question and answer in a row: a name in `mindrl.data.handlers.HANDLERS`, or a function of yours,
+    `package.module:function`."""
     seq_length: PositiveInt
     """Prompts with more tokens are dropped and counted."""
     map_keys: MapKeys
     """Which column holds what."""
     dataset_additional_keys: tuple[str, ...] = ()
     """Further columns to keep, for rewards."""
+    on_bad_row: Literal["drop", "error"] = "drop"
+    """What to do with a row that gives no prompt for another reason than its length: count it, or refuse the set."""
+    max_row_bytes: PositiveInt = 4 << 20
+    """Larger rows are dropped and counted, so that one of them can't fill the memory."""
+    examples_kept: NonNegativeInt = 3
+    """Dropped rows that are named in the facts, of each reason the first ones."""
 
     @model_validator(mode="after")
     def _columns_are_named(self) -> Self:
@@ -46,6 +54,10 @@ class PreprocessConfig(Section):
                 f"output_prefix {self.output_prefix} ends in no name; give one, such as outputs/data/train"
             )
         return self
+
+    def needed_places(self) -> tuple[str, ...]:
+        """Where something is looked for in a row."""
+        return (*self.map_keys.places(), *self.dataset_additional_keys)
 
     @property
     def output(self) -> Path:

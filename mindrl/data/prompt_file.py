@@ -4,7 +4,8 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +27,9 @@ SCHEMA = pa.schema(
     ]
 )
 
+ROW_GROUP_BYTES = 16 << 20
+"""Rows are written in groups of about this size."""
+
 Row = Mapping[str, Any]
 """A row, by the names of `SCHEMA`."""
 
@@ -35,19 +39,64 @@ def facts_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
+class PromptWriter:
+    """Writes a data set's two files piece by piece beside their places; `finish` puts them there.
+
+    A context: left without `finish`, it leaves nothing behind."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        self._partial_facts = facts_path(path).with_name(f"{facts_path(path).name}.{os.getpid()}.partial")
+        self._writer: pq.ParquetWriter | None = None
+        self._waiting: list[pa.RecordBatch] = []
+        self._new_folders: list[Path] = []
+
+    def add(self, prompts: pa.RecordBatch) -> None:
+        """Append rows of `SCHEMA`."""
+        self._waiting.append(prompts)
+        if sum(batch.nbytes for batch in self._waiting) > ROW_GROUP_BYTES:
+            self._flush()
+
+    def finish(self, facts: Mapping[str, Any]) -> None:
+        """Write the rest, then rename both, the one that readers ask for first last."""
+        self._flush()
+        if self._writer:
+            self._writer.close()
+        self._partial_facts.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        self._partial_facts.replace(facts_path(self._path))
+        self._partial.replace(self._path)
+        self._new_folders = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer:
+            self._writer.close()
+        self._partial.unlink(missing_ok=True)
+        self._partial_facts.unlink(missing_ok=True)
+        for folder in self._new_folders:
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+    def _flush(self) -> None:
+        if self._writer is None:
+            folder = self._path.parent
+            self._new_folders = [place for place in (folder, *folder.parents) if not place.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(self._partial, SCHEMA, compression="zstd")
+        self._writer.write_table(pa.Table.from_batches(self._waiting, SCHEMA))
+        self._waiting = []
+
+
 def write_prompt_file(path: Path, rows: Sequence[Row], facts: Mapping[str, Any]) -> None:
-    """Write both files beside their places, then rename, the one that readers ask for first last."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial_facts = facts_path(path).with_name(f"{facts_path(path).name}.{os.getpid()}.partial")
-    try:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), partial, compression="zstd")
-        partial_facts.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        partial_facts.replace(facts_path(path))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-        partial_facts.unlink(missing_ok=True)
+    """Write both files at once."""
+    with PromptWriter(path) as writer:
+        writer.add(pa.RecordBatch.from_pylist(list(rows), schema=SCHEMA))
+        writer.finish(facts)
 
 
 def read_prompt_file(path: Path) -> tuple[pa.Table, dict[str, Any]]:

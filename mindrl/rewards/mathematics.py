@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from math_verify import parse, verify
 
+from mindrl.boxed import last_boxed
 from mindrl.rewards.result import RewardResult
-from mindrl.rewards.text import last_boxed
 
 logging.getLogger("math_verify").setLevel(
     logging.ERROR

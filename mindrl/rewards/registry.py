@@ -4,12 +4,10 @@ A reward is a pure function `(prompt, response, ground_truth, extra) -> RewardRe
 table below; a user's own is named by its path, `my_package.my_module:my_function`.
 """
 
-import importlib
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from mindrl.config.names import nearest
-from mindrl.errors import RequestError
+from mindrl.config.functions import find_function
 from mindrl.rewards.result import RewardResult
 
 RewardFunction = Callable[[str, str, str, Mapping[str, object]], RewardResult]
@@ -26,25 +24,7 @@ FUNCTIONS = {
 
 def find(name: str) -> RewardFunction:
     """The function of that name or path; `RequestError` when there is none."""
-    path = FUNCTIONS.get(name, name)
-    module_name, colon, attribute = path.partition(":")
-    if not colon:
-        near = nearest(name, FUNCTIONS)
-        hint = f"did you mean {near}? " if near else ""
-        raise RequestError(
-            f"reward function {name!r}: no such name; {hint}Known: {', '.join(FUNCTIONS)}, "
-            "or your own as package.module:function"
-        )
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise RequestError(f"reward function {name!r}: can't import {module_name}: {error}") from error
-    function = vars(module).get(attribute)
-    if not callable(function):
-        near = nearest(attribute, [key for key, value in vars(module).items() if callable(value)])
-        hint = f"; did you mean {module_name}:{near}?" if near else ""
-        raise RequestError(f"reward function {name!r}: {module_name} has no function {attribute}{hint}")
-    return cast(RewardFunction, function)
+    return cast(RewardFunction, find_function("reward function", name, FUNCTIONS))
 
 
 def score(

@@ -15,6 +15,7 @@ from mindrl.data.preprocess import preprocess
 from mindrl.data.preprocess_config import PreprocessConfig
 from mindrl.data.prompt_file import SCHEMA, facts_path
 from mindrl.data.prompts import load_prompts
+from mindrl.data.raw_files import CHUNK_ROWS
 from mindrl.errors import RequestError
 
 MakeConfig = Callable[..., PreprocessConfig]
@@ -53,7 +54,13 @@ def test_every_dropped_row_is_counted_under_its_reason(make_config: MakeConfig):
     ]
     config = make_config(rows)
     facts = preprocess(config)
-    assert facts["dropped"] == {"bad_row": 4, "empty_prompt": 1, "no_answer": 2, "too_long": 1}
+    assert {reason: count for reason, count in facts["dropped"].items() if count} == {
+        "bad_json": 1,
+        "bad_row": 3,
+        "empty_prompt": 1,
+        "no_answer": 2,
+        "too_long": 1,
+    }
     assert (facts["num_rows"], facts["num_prompts"]) == (9, 1)
     assert json.loads(facts_path(config.output).read_text()) == facts
 
@@ -87,9 +94,9 @@ def test_additional_columns_reach_the_reward_as_they_were(make_config: MakeConfi
 
 
 def test_workers_do_not_change_the_result(make_config: MakeConfig, tmp_path: Path):
-    rows = [question("x" * (i % 70)) for i in range(60)]
+    rows = [question("x" * (i % 70)) for i in range(4 * CHUNK_ROWS)]
     one = make_config(rows, output_prefix=tmp_path / "one" / "set")
-    two = make_config(rows, output_prefix=tmp_path / "two" / "set", workers=2, log_interval=20)
+    two = make_config(rows, output_prefix=tmp_path / "two" / "set", workers=2)
     assert preprocess(one) == preprocess(two)
     assert pq.read_table(one.output).equals(pq.read_table(two.output))
 
@@ -153,7 +160,7 @@ def test_a_bad_request_is_answered_and_writes_nothing(
 
 
 def test_half_a_character_makes_a_bad_row(make_config: MakeConfig):
-    assert preprocess(make_config([question("1"), question("\ud800")]))["dropped"]["bad_row"] == 1
+    assert preprocess(make_config([question("1"), question("\ud800")]))["dropped"]["bad_text"] == 1
 
 
 def test_a_folder_in_the_place_of_the_output_is_refused_even_with_overwrite(make_config: MakeConfig):
