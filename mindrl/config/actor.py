@@ -44,6 +44,11 @@ class ActorConfig(Section):
     """Devices that share every weight matrix."""
     pipeline_model_parallel_size: PositiveInt = 1
     """Devices that share the layers, one stage each."""
+    context_parallel_size: PositiveInt = 1
+    """Devices that share every sequence; `mindrl plan` takes it, training does not yet."""
+    expert_model_parallel_size: PositiveInt = 1
+    """Devices that share the experts of a layer, which would otherwise train on other samples or parts of sequences;
+    `mindrl plan` takes it, training does not yet."""
     sequence_parallel: bool = False
     """Split norms and residuals along the sequence between tensor-parallel devices."""
     micro_batch_size: PositiveInt
@@ -60,13 +65,14 @@ class ActorConfig(Section):
 
     @property
     def model_parallel_size(self) -> int:
-        """Devices that together hold one copy of the weights."""
-        return self.tensor_model_parallel_size * self.pipeline_model_parallel_size
+        """Devices that together train on one micro-batch: a copy of the actor. Experts may be shared by several."""
+        return (
+            self.tensor_model_parallel_size * self.pipeline_model_parallel_size * self.context_parallel_size
+        )
 
 
 class ReferenceConfig(Section):
-    """The frozen policy that KL is measured against; exists only when `algorithm.kl.coef` > 0. Null says that there is
-    none, and is refused where that does not hold."""
+    """The frozen policy that KL is measured against; exists only when `algorithm.kl.coef` > 0."""
 
     micro_batch_size: PositiveInt | None = None
     """Samples per device in one forward pass; the actor's when left out."""

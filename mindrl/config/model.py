@@ -12,3 +12,6 @@ class ModelConfig(Section):
     """Hugging Face directory: config.json, tokenizer files and (unless `checkpoint` is given) safetensors weights."""
     checkpoint: Path | None = None
     """Megatron `torch_dist` checkpoint directory (as `mindrl convert` writes it) that holds the initial weights."""
+    architecture: Path | None = None
+    """A config.json, or a directory with one, for `mindrl plan` without weights; those of the supported models are
+    under configs/model. Where `path` holds a config.json too, both must describe the same model."""

@@ -15,6 +15,30 @@ if TYPE_CHECKING:
 Rule = Callable[["Config"], str | None]
 RULES: list[Rule] = []
 
+UNEVEN_STAGES = frozenset(
+    {
+        "account_for_embedding_in_pipeline_split",
+        "account_for_loss_in_pipeline_split",
+        "num_layers_in_first_pipeline_stage",
+        "num_layers_in_last_pipeline_stage",
+    }
+)
+"""Fields of `actor.transformer_config` by which stages get different numbers of layers."""
+
+_NO_VIRTUAL_PIPELINE = "each device holds one stage; interleaved (virtual) pipelines are not in training yet"
+LAYOUT_FIELDS = {
+    "tensor_model_parallel_size": "actor.tensor_model_parallel_size decides it",
+    "pipeline_model_parallel_size": "actor.pipeline_model_parallel_size decides it",
+    "context_parallel_size": "actor.context_parallel_size decides it",
+    "expert_model_parallel_size": "actor.expert_model_parallel_size decides it",
+    "expert_tensor_parallel_size": "experts are cut as everything else, by actor.tensor_model_parallel_size",
+    "sequence_parallel": "actor.sequence_parallel decides it",
+    "virtual_pipeline_model_parallel_size": _NO_VIRTUAL_PIPELINE,
+    "num_layers_per_virtual_pipeline_stage": _NO_VIRTUAL_PIPELINE,
+    "pipeline_model_parallel_layout": f"{', '.join(sorted(UNEVEN_STAGES))} lay out stages",
+}
+"""Names that would decide a layout behind the back of the actor's own keys, and what to do instead."""
+
 
 def broken(config: Config) -> list[str]:
     """The sentence of every rule that the configuration breaks."""
@@ -29,15 +53,59 @@ def rule(check: Rule) -> Rule:
 
 @rule
 def actor_layout_fits_the_world(config: Config) -> str | None:
-    """The number of devices is a multiple of tensor x pipeline parallel size."""
+    """The number of devices is a multiple of tensor x pipeline x context parallel size."""
     actor, world_size = config.actor, config.cluster.world_size
     if world_size % actor.model_parallel_size == 0:
         return None
+    context = (
+        f" x actor.context_parallel_size {actor.context_parallel_size}"
+        if actor.context_parallel_size > 1
+        else ""
+    )
     return (
         f"cluster: {world_size} devices ({config.cluster.num_nodes} nodes x {config.cluster.devices_per_node}) can't "
         f"be divided into copies of the actor, which take {actor.model_parallel_size} each "
         f"(actor.tensor_model_parallel_size {actor.tensor_model_parallel_size} x "
-        f"actor.pipeline_model_parallel_size {actor.pipeline_model_parallel_size}); change one of the four"
+        f"actor.pipeline_model_parallel_size {actor.pipeline_model_parallel_size}{context}); change one of them"
+    )
+
+
+@rule
+def experts_are_shared_within_a_stage(config: Config) -> str | None:
+    """Expert parallel size divides data x context parallel size: its devices hold the same shard of everything else."""
+    if actor_layout_fits_the_world(config):
+        return None
+    size = config.actor.expert_model_parallel_size
+    peers = config.data_parallel_size * config.actor.context_parallel_size
+    if peers % size == 0:
+        return None
+    return (
+        f"actor.expert_model_parallel_size: {size} devices share the experts of a layer, and the {peers} devices that "
+        f"hold the same shard of it ({config.data_parallel_size} copies of the actor x actor.context_parallel_size "
+        f"{config.actor.context_parallel_size}) can't be divided into groups of {size}; use a divisor of {peers}"
+    )
+
+
+@rule
+def layout_has_its_own_keys(config: Config) -> str | None:
+    """`actor.transformer_config` sets no layout: sizes are keys of `actor`, and there is no interleaved pipeline."""
+    given = sorted(LAYOUT_FIELDS.keys() & config.actor.transformer_config.keys())
+    if not given:
+        return None
+    return "; ".join(
+        f"actor.transformer_config.{name}: can't be set here: {LAYOUT_FIELDS[name]}" for name in given
+    )
+
+
+@rule
+def uneven_stages_need_stages(config: Config) -> str | None:
+    """Fields of `actor.transformer_config` that lay out pipeline stages need more than one."""
+    given = sorted(name for name in config.actor.transformer_config if name in UNEVEN_STAGES)
+    if not given or config.actor.pipeline_model_parallel_size > 1:
+        return None
+    return (
+        f"actor.transformer_config: {', '.join(given)} lay out pipeline stages, and "
+        "actor.pipeline_model_parallel_size is 1; leave them out, or set it above 1"
     )
 
 
@@ -93,7 +161,7 @@ def mini_batch_divides_into_micro_batches(config: Config) -> str | None:
 @rule
 def reference_share_divides_into_micro_batches(config: Config) -> str | None:
     """With a reference policy, each copy's samples of a step are a multiple of `reference.micro_batch_size`."""
-    size = config.reference.micro_batch_size if config.reference else None
+    size = config.reference.micro_batch_size
     if size is None or not config.has_reference or actor_layout_fits_the_world(config):
         return None
     samples = config.trainer.global_batch_size * config.rollout.n_samples
@@ -121,28 +189,6 @@ def sequence_parallel_needs_tensor_parallel(config: Config) -> str | None:
     """`actor.sequence_parallel` needs a tensor parallel size above 1."""
     if not config.actor.sequence_parallel or config.actor.tensor_model_parallel_size > 1:
         return None
-@rule
-def kl_has_a_reference(config: Config) -> str | None:
-    """`reference` is not null where `algorithm.kl.coef` is above 0."""
-    if config.reference is not None or not config.has_reference:
-        return None
-    return (
-        f"reference: null, but algorithm.kl.coef is {config.algorithm.kl.coef:g}, and that penalty is measured against "
-        "the reference policy; leave `reference` out (it is built where it is needed), or set algorithm.kl.coef to 0"
-    )
-
-
-@rule
-def groups_can_be_compared(config: Config) -> str | None:
-    """`rollout.n_samples` is above 1: the advantage of a response is relative to the others of its prompt."""
-    if config.rollout.n_samples > 1:
-        return None
-    return (
-        "rollout.n_samples: with 1 response to a prompt there is no group to compare it with (its standard deviation "
-        "does not exist, its advantage would always be 0), so nothing would be learned; set it to 2 or more"
-    )
-
-
     return (
         "actor.sequence_parallel: splits the sequence among tensor-parallel devices, and "
         "actor.tensor_model_parallel_size is 1; set it above 1, or sequence_parallel to false"
@@ -255,15 +301,3 @@ def greedy_evaluation_samples_once(config: Config) -> str | None:
 
 def _repeated(names: list[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})
-@rule
-def some_reward_counts(config: Config) -> str | None:
-    """A reward function has a weight other than 0 (one with 0 is only measured)."""
-    functions = config.reward.functions
-    if any(function.weight for function in functions):
-        return None
-    return (
-        f"reward.functions: the weight of {', '.join(function.name for function in functions)} is 0, so every reward "
-        "would be 0 and nothing learned; give one of them a weight"
-    )
-
-

@@ -4,63 +4,93 @@ from collections.abc import Callable
 
 from mindrl.config.schema import Config
 from mindrl.errors import RequestError
-from mindrl.weight_maps import Architecture
+from mindrl.planning.stages import stage_layers
+from mindrl.weight_maps import Architecture, require_map
 
 Check = Callable[[Config, Architecture], str | None]
 
-UNEVEN_STAGES = frozenset(
-    {
-        "account_for_embedding_in_pipeline_split",
-        "account_for_loss_in_pipeline_split",
-        "num_layers_in_first_pipeline_stage",
-        "num_layers_in_last_pipeline_stage",
-    }
-)
-"""Fields of `actor.transformer_config` by which stages get different numbers of layers."""
+_ACTOR = "actor.tensor_model_parallel_size"
+_ENGINE = "rollout.tensor_parallel_size"
 
 
 def check_model(config: Config, architecture: Architecture) -> None:
-    """Raise `RequestError` with everything that keeps this model from being trained in this layout."""
+    """Raise `RequestError` with everything that keeps this model from being laid out as the configuration asks."""
     problems = [sentence for check in CHECKS if (sentence := check(config, architecture)) is not None]
     if problems:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise RequestError("\n  ".join([f"model {config.model.path}: {count} with this layout", *problems]))
 
 
+def check_trainable(config: Config, architecture: Architecture) -> None:
+    """`check_model`, and what can be planned and is not in training yet: families, and ways of sharing work."""
+    require_map(architecture)
+    check_model(config, architecture)
+    sizes = {
+        "actor.context_parallel_size": config.actor.context_parallel_size,
+        "actor.expert_model_parallel_size": config.actor.expert_model_parallel_size,
+    }
+    problems = [
+        f"{key}: found {size}; sizes above 1 are not in training yet, `mindrl plan` works; set it to 1"
+        for key, size in sizes.items()
+        if size > 1
+    ]
+    if problems:
+        raise RequestError("\n".join(problems))
+
+
 def heads_divide_among_actor_devices(config: Config, architecture: Architecture) -> str | None:
     """Megatron gives each tensor-parallel device whole heads, and the weight maps do not repeat key-value heads."""
-    key, size = "actor.tensor_model_parallel_size", config.actor.tensor_model_parallel_size
-    problem = _heads(key, size, architecture)
+    size = config.actor.tensor_model_parallel_size
+    problem = _heads(_ACTOR, size, architecture)
     if problem is None and architecture.num_kv_heads % size:
-        problem = f"{key}: the model's {architecture.num_kv_heads} key-value heads can't be divided among {size} devices"
+        problem = f"{_ACTOR}: the model's {architecture.num_kv_heads} key-value heads can't be divided among {size} devices"
     return problem
 
 
 def heads_divide_among_engine_devices(config: Config, architecture: Architecture) -> str | None:
     """So does the rollout engine."""
-    return _heads("rollout.tensor_parallel_size", config.rollout.tensor_parallel_size, architecture)
+    return _heads(_ENGINE, config.rollout.tensor_parallel_size, architecture)
 
 
 def mlp_divides_among_actor_devices(config: Config, architecture: Architecture) -> str | None:
     """Each tensor-parallel device holds as many rows of the gated MLP."""
-    key = "actor.tensor_model_parallel_size"
-    return _mlp(key, config.actor.tensor_model_parallel_size, architecture)
+    return _mlp(_ACTOR, config.actor.tensor_model_parallel_size, architecture)
 
 
 def mlp_divides_among_engine_devices(config: Config, architecture: Architecture) -> str | None:
     """So does each device of a rollout engine."""
-    return _mlp("rollout.tensor_parallel_size", config.rollout.tensor_parallel_size, architecture)
+    return _mlp(_ENGINE, config.rollout.tensor_parallel_size, architecture)
 
 
 def layers_divide_among_stages(config: Config, architecture: Architecture) -> str | None:
-    """Each pipeline stage holds as many layers, unless the user lays them out; then Megatron checks the result."""
-    stages = config.actor.pipeline_model_parallel_size
-    if architecture.num_layers % stages == 0 or UNEVEN_STAGES & set(config.actor.transformer_config):
+    """Each pipeline stage holds as many layers, unless the user lays them out."""
+    try:
+        stage_layers(architecture.num_layers, config.actor)
+    except RequestError as error:
+        return str(error)
+    return None
+
+
+def experts_are_there_to_share(config: Config, architecture: Architecture) -> str | None:
+    """Expert parallelism needs experts, as many on each device."""
+    key, size = "actor.expert_model_parallel_size", config.actor.expert_model_parallel_size
+    if size == 1:
+        return None
+    if architecture.experts is None:
+        return f"{key}: found {size}, and the model has no experts to share ({architecture.model_type} is dense); set it to 1"
+    if architecture.experts.num_experts % size:
+        return f"{key}: the model's {architecture.experts.num_experts} experts can't be divided among {size} devices"
+    return None
+
+
+def experts_with_tensor_parallelism_split_sequences(config: Config, architecture: Architecture) -> str | None:
+    """Megatron-core trains experts with tensor parallelism only where tokens are split among its devices."""
+    size = config.actor.tensor_model_parallel_size
+    if architecture.experts is None or size == 1 or config.actor.sequence_parallel:
         return None
     return (
-        f"actor.pipeline_model_parallel_size: the model's {architecture.num_layers} layers can't be divided into "
-        f"{stages} stages of equal length; actor.transformer_config can lay them out unequally "
-        f"({', '.join(sorted(UNEVEN_STAGES))})"
+        f"actor.sequence_parallel: false; a model with experts on actor.tensor_model_parallel_size {size} needs it, "
+        "because each of these devices sends its own tokens to the experts; set it to true"
     )
 
 
@@ -88,11 +118,16 @@ def _heads(key: str, size: int, architecture: Architecture) -> str | None:
 
 
 def _mlp(key: str, size: int, architecture: Architecture) -> str | None:
-    if architecture.intermediate_size % size == 0:
-        return None
-    return (
-        f"{key}: the model's intermediate_size, {architecture.intermediate_size}, can't be divided by {size}"
-    )
+    widths = {"intermediate_size": architecture.intermediate_size}
+    if (moe := architecture.experts) is not None:
+        if len(moe.dense_layers) == 0:
+            widths = {}  # the key is there, and no layer has that MLP
+        widths |= {
+            "expert width": moe.intermediate_size,
+            "width of shared experts": moe.shared_intermediate_size,
+        }
+    uneven = [f"{name}, {width}," for name, width in widths.items() if width % size]
+    return f"{key}: the model's {' and '.join(uneven)} can't be divided by {size}" if uneven else None
 
 
 CHECKS: tuple[Check, ...] = (
@@ -101,6 +136,8 @@ CHECKS: tuple[Check, ...] = (
     mlp_divides_among_actor_devices,
     mlp_divides_among_engine_devices,
     layers_divide_among_stages,
+    experts_are_there_to_share,
+    experts_with_tensor_parallelism_split_sequences,
     sequences_fit_the_positions,
 )
 """The vocabulary is in none of them: Megatron and the engines pad it to a multiple of their devices."""

@@ -16,8 +16,14 @@ class Place:
     device: int
     """Index among the devices of its node."""
     tensor_parallel_rank: int
-    pipeline_parallel_rank: int
+    context_parallel_rank: int
     data_parallel_rank: int
+    pipeline_parallel_rank: int
+    expert_parallel_rank: int
+    """Which of the shares of a layer's experts it holds. A second view on the devices that differ in context and data
+    parallel rank: they hold the same shard of everything else."""
+    expert_data_parallel_rank: int
+    """Which copy of that share."""
     engine_index: int
     engine_rank: int
     """Its shard of that engine."""
@@ -33,6 +39,8 @@ class Topology:
     pipeline_parallel_size: int
     engine_size: int
     """Ranks per rollout engine."""
+    context_parallel_size: int = 1
+    expert_parallel_size: int = 1
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
@@ -43,12 +51,24 @@ class Topology:
             tensor_parallel_size=config.actor.tensor_model_parallel_size,
             pipeline_parallel_size=config.actor.pipeline_model_parallel_size,
             engine_size=config.rollout.tensor_parallel_size,
+            context_parallel_size=config.actor.context_parallel_size,
+            expert_parallel_size=config.actor.expert_model_parallel_size,
         )
+
+    @property
+    def stage_size(self) -> int:
+        """Ranks of one pipeline stage."""
+        return self.world_size // self.pipeline_parallel_size
 
     @property
     def data_parallel_size(self) -> int:
         """Copies of the actor."""
-        return self.world_size // (self.tensor_parallel_size * self.pipeline_parallel_size)
+        return self.stage_size // (self.tensor_parallel_size * self.context_parallel_size)
+
+    @property
+    def expert_data_parallel_size(self) -> int:
+        """Copies of every expert."""
+        return self.stage_size // (self.tensor_parallel_size * self.expert_parallel_size)
 
     @property
     def num_engines(self) -> int:
@@ -62,15 +82,20 @@ class Topology:
 
     def _place(self, rank: int) -> Place:
         """Megatron's default order is tp-cp-ep-dp-pp, fastest first: tensor-parallel neighbours share a node."""
-        rest, tensor_parallel_rank = divmod(rank, self.tensor_parallel_size)
-        pipeline_parallel_rank, data_parallel_rank = divmod(rest, self.data_parallel_size)
+        pipeline_parallel_rank, in_stage = divmod(rank, self.stage_size)
+        rest, tensor_parallel_rank = divmod(in_stage, self.tensor_parallel_size)
+        data_parallel_rank, context_parallel_rank = divmod(rest, self.context_parallel_size)
+        expert_data_parallel_rank, expert_parallel_rank = divmod(rest, self.expert_parallel_size)
         return Place(
             rank=rank,
             node=rank // self.devices_per_node,
             device=rank % self.devices_per_node,
             tensor_parallel_rank=tensor_parallel_rank,
-            pipeline_parallel_rank=pipeline_parallel_rank,
+            context_parallel_rank=context_parallel_rank,
             data_parallel_rank=data_parallel_rank,
+            pipeline_parallel_rank=pipeline_parallel_rank,
+            expert_parallel_rank=expert_parallel_rank,
+            expert_data_parallel_rank=expert_data_parallel_rank,
             engine_index=rank // self.engine_size,
             engine_rank=rank % self.engine_size,
         )

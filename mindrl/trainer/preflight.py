@@ -16,7 +16,8 @@ from mindrl.data.prompts import load_prompts
 from mindrl.data.stop_tokens import stop_token_ids
 from mindrl.errors import RequestError
 from mindrl.models.kernel_facts import DTYPES, kernel_facts
-from mindrl.planning.checks import check_model
+from mindrl.planning.checks import check_trainable
+from mindrl.planning.model import check_same_model
 from mindrl.rewards import find
 from mindrl.rollout.choose import check_engine_args, choose_engine
 from mindrl.trainer.run_directory import RunDirectory
@@ -61,7 +62,8 @@ def check_request(config: Config, *, overwrite: bool) -> list[str]:
 
 def _check_model(config: Config) -> None:
     architecture = read_architecture(config.model.path)
-    check_model(config, architecture)
+    check_same_model(config, architecture)
+    check_trainable(config, architecture)
     stop_token_ids(config.model.path)
     _check_tokenizer(config.model.path, architecture)
 

@@ -13,9 +13,37 @@ BREACHES = {
         ["cluster.devices_per_node=3", "actor.tensor_model_parallel_size=2", "trainer.global_batch_size=12"],
         "cluster: 3 devices (1 nodes x 3) can't be divided into copies of the actor, which take 2 each",
     ),
+    "experts_are_shared_within_a_stage": (
+        [
+            "cluster.devices_per_node=4",
+            "actor.tensor_model_parallel_size=2",
+            "actor.expert_model_parallel_size=4",
+        ],
+        "actor.expert_model_parallel_size: 4 devices share the experts of a layer, and the 2 devices that hold",
+    ),
+    "layout_has_its_own_keys": (
+        ["actor.transformer_config={virtual_pipeline_model_parallel_size: 2}"],
+        "actor.transformer_config.virtual_pipeline_model_parallel_size: can't be set here: each device holds one",
+    ),
+    "uneven_stages_need_stages": (
+        ["actor.transformer_config={num_layers_in_first_pipeline_stage: 3}"],
+        "num_layers_in_first_pipeline_stage lay out pipeline stages, and actor.pipeline_model_parallel_size is 1",
+    ),
     "kl_in_the_loss_has_a_gradient": (
         ["algorithm.kl={estimator: k1, coef: 0.1}"],
         "algorithm.kl: k1 in the loss adds noise and no pull",
+    ),
+    "kl_has_a_reference": (
+        ["reference=null", "algorithm.kl.coef=0.1"],
+        "reference: null, but algorithm.kl.coef is 0.1",
+    ),
+    "groups_can_be_compared": (
+        ["rollout.n_samples=1"],
+        "rollout.n_samples: with 1 response to a prompt there is no group to compare it with",
+    ),
+    "some_reward_counts": (
+        ["reward.functions=[{name: exact_match, weight: 0}]"],
+        "reward.functions: the weight of exact_match is 0, so every reward would be 0",
     ),
     "engines_fit_the_world": (
         ["rollout.tensor_parallel_size=2"],
@@ -32,18 +60,6 @@ BREACHES = {
     "reference_share_divides_into_micro_batches": (
         ["reference.micro_batch_size=3", "algorithm.kl.coef=0.1"],
         "reference.micro_batch_size: the 32 samples of a step can't be divided into micro-batches of 3",
-    ),
-    "kl_has_a_reference": (
-        ["reference=null", "algorithm.kl.coef=0.1"],
-        "reference: null, but algorithm.kl.coef is 0.1",
-    ),
-    "groups_can_be_compared": (
-        ["rollout.n_samples=1"],
-        "rollout.n_samples: with 1 response to a prompt there is no group to compare it with",
-    ),
-    "some_reward_counts": (
-        ["reward.functions=[{name: exact_match, weight: 0}]"],
-        "reward.functions: the weight of exact_match is 0, so every reward would be 0",
     ),
     "every_engine_gets_a_prompt": (
         ["cluster.devices_per_node=16", "actor.mini_batch_size=8"],

@@ -9,6 +9,7 @@ from megatron.core.transformer import TransformerConfig
 
 from hal import Accelerator, Selection
 from mindrl.models.megatron.layers import decoder_spec
+from mindrl.planning.parameters import padded_vocab_size
 from mindrl.weight_maps import Architecture
 
 
@@ -36,11 +37,6 @@ class PolicyModel(GPTModel):
         if self.share_embeddings_and_output_weights:
             return self.shared_embedding_or_output_weight()
         return self.output_layer.weight
-
-
-def padded_vocab_size(arch: Architecture, tensor_parallel_size: int) -> int:
-    """Rows of the embedding in training: no more padding than equal shards need, as checkpoints are layout-free."""
-    return -(-arch.vocab_size // tensor_parallel_size) * tensor_parallel_size
 
 
 def build_model(
