@@ -5,11 +5,12 @@
     python -m hal --accelerator npu --dtype float16 --packed
     python -m hal launch-args --devices 8         arguments of `ray start` on this node, one a line
 
-Exit codes: 0 done, 2 a request that can't be served.
+Exit codes: 0 done, 1 failed, 2 a request that can't be served.
 """
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -53,9 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         print(_launch(options) if options.command == "launch-args" else _overview(options))
+        sys.stdout.flush()  # here, where a reader that has gone can still be told from a failure
     except HalError as error:
         print(error, file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # or Python would complain once more at its exit
+        os.close(nowhere)
+        print("python -m hal: whoever read the output has gone", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from mindrl.checkpoint.byte_plan import ITEM_SIZES, OutputFile, Record, StoredTensor, Tile
 from mindrl.errors import RequestError
-from mindrl.files import read_json_object
+from mindrl.files import POINTER_REASON, is_pointer, read_json_object
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -41,6 +41,8 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
     with path.open("rb") as file:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if is_pointer(path):
+            raise RequestError(f"{path} {POINTER_REASON}")
         if length > min(size - 8, _MAX_HEADER_BYTES):
             raise RequestError(f"{path} is not a safetensors file, or is cut off: {size} bytes.")
         try:

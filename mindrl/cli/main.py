@@ -8,9 +8,10 @@ import difflib
 import errno
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import mindrl
 from mindrl.errors import RequestError
@@ -106,9 +107,19 @@ def _load(name: str) -> Command:
     return importlib.import_module(COMMANDS[name])  # pyright: ignore[reportReturnType]
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says how overrides are written where one was given as an option."""
+
+    def error(self, message: str) -> NoReturn:
+        given = re.match(r"unrecognized arguments: --?([\w.\[\]]+[.][\w.\[\]]+(?:=\S*)?)", message)
+        if given:
+            message += f"; keys of the yaml are given without dashes: {given[1] if '=' in given[1] else f'{given[1]}=...'}"
+        super().error(message)
+
+
 def _parser(name: str, command: Command) -> argparse.ArgumentParser:
     example = "\n".join(f"  {line}" for line in command.EXAMPLE.strip().splitlines())
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"mindrl {name}",
         description=command.SUMMARY,
         epilog=f"example:\n{example}",

@@ -13,7 +13,9 @@ mindrl preprocess configs/datasets/gsm8k.yaml input=data/gsm8k/test.jsonl output
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("config", type=Path, metavar="CONFIG.yaml", help="see docs/data.md for its keys")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="replaces a key of the yaml")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="replaces a key of the yaml"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace existing output")
     parser.add_argument("--json", action="store_true", help="print the facts of the data set as JSON")
 

@@ -1,6 +1,9 @@
 """`python -m hal`: tables for people and machines, and what a launch script hands to Ray."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -71,3 +74,12 @@ def test_more_devices_than_the_node_has_are_refused() -> None:
         ray_start_arguments(FourOfTheirKind("NPU"), 8)
     with pytest.raises(hal.UnavailableError, match="at least one"):
         ray_start_arguments(HOST, 0)
+
+
+def test_a_reader_that_goes_away_ends_the_tables_in_one_line():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "hal", "--accelerator", "cpu"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "python -m hal: whoever read the output has gone\n")
