@@ -45,19 +45,19 @@ EXTRAS = {
 }
 
 
-class BuildWithTemplates(build_py):
-    """Puts configs/model/templates.json into the package, so that the checkout keeps the only copy.
+class BuildWithModelConfigs(build_py):
+    """Puts configs/model (templates, and what `mindrl plan` needs to know of models) into the package, so that the
+    checkout keeps the only copy.
 
-    An editable install needs nothing: there the package finds the file in the checkout."""
-
-    templates = Path("configs/model/templates.json")
+    An editable install needs nothing: there the package finds the files in the checkout."""
 
     def run(self) -> None:
         super().run()
         if not self.editable_mode:
-            target = Path(self.build_lib) / "mindrl" / self.templates
-            self.mkpath(str(target.parent))
-            self.copy_file(str(HERE / self.templates), str(target))
+            for file in sorted((HERE / "configs/model").rglob("*.json")):
+                target = Path(self.build_lib) / "mindrl" / file.relative_to(HERE)
+                self.mkpath(str(target.parent))
+                self.copy_file(str(file), str(target))
 
 
 def version() -> str:
@@ -80,5 +80,5 @@ setup(
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["mindrl=mindrl.cli.main:main"]},
-    cmdclass={"build_py": BuildWithTemplates},
+    cmdclass={"build_py": BuildWithModelConfigs},
 )

@@ -65,6 +65,16 @@ def count(config: Mapping[str, Any], key: str) -> int:
     return value
 
 
+def experts_per_token(config: Mapping[str, Any], num_experts: int) -> int:
+    """`num_experts_per_tok`: no more than there are."""
+    per_token = positive(config, "num_experts_per_tok")
+    if per_token > num_experts:
+        raise RequestError(
+            f"config.json: num_experts_per_tok is {per_token}, and there are {num_experts} experts to choose from."
+        )
+    return per_token
+
+
 def number(key: str, value: object) -> float:
     """A finite number."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):

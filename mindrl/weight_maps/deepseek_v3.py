@@ -8,7 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 from mindrl.weight_maps.architecture import Architecture, LatentAttention, MixtureOfExperts
-from mindrl.weight_maps.config_json import count, dense_architecture, expect, flag, number, positive
+from mindrl.weight_maps.config_json import (
+    count,
+    dense_architecture,
+    expect,
+    experts_per_token,
+    flag,
+    number,
+    positive,
+)
 
 MODEL_TYPE = "deepseek_v3"
 TITLE = "DeepSeek-V3"
@@ -41,9 +49,10 @@ def _latent_attention(config: Mapping[str, Any]) -> LatentAttention:
 
 def _experts(config: Mapping[str, Any], num_layers: int) -> MixtureOfExperts:
     width = positive(config, "moe_intermediate_size")
+    num_experts = positive(config, "n_routed_experts")
     return MixtureOfExperts(
-        num_experts=positive(config, "n_routed_experts"),
-        experts_per_token=positive(config, "num_experts_per_tok"),
+        num_experts=num_experts,
+        experts_per_token=experts_per_token(config, num_experts),
         intermediate_size=width,
         shared_intermediate_size=width * count(config, "n_shared_experts"),
         dense_layers=frozenset(range(min(count(config, "first_k_dense_replace"), num_layers))),

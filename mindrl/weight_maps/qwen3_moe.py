@@ -6,7 +6,7 @@ from typing import Any
 
 from mindrl.errors import RequestError
 from mindrl.weight_maps.architecture import Architecture, MixtureOfExperts
-from mindrl.weight_maps.config_json import count, dense_architecture, flag, positive
+from mindrl.weight_maps.config_json import count, dense_architecture, experts_per_token, flag, positive
 
 MODEL_TYPE = "qwen3_moe"
 TITLE = "Qwen3-MoE"
@@ -16,11 +16,12 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     dense = dense_architecture(config, family=MODEL_TYPE, qkv_bias=False, qk_norm=True)
     # transformers 5.17 writes the number of experts under the second name
     key = "num_experts" if "num_experts" in config else "num_local_experts"
-    if count(config, key) == 0:
+    num_experts = count(config, key)
+    if num_experts == 0:
         return dense
     experts = MixtureOfExperts(
-        num_experts=positive(config, key),
-        experts_per_token=positive(config, "num_experts_per_tok"),
+        num_experts=num_experts,
+        experts_per_token=experts_per_token(config, num_experts),
         intermediate_size=positive(config, "moe_intermediate_size"),
         shared_intermediate_size=0,
         dense_layers=_dense_layers(config, dense.num_layers),

@@ -7,7 +7,7 @@ import pytest
 
 from mindrl.config import load
 from mindrl.errors import RequestError
-from mindrl.planning import check_model
+from mindrl.planning import check_model, check_trainable
 from mindrl.weight_maps import Architecture, architecture_of
 from tests.config.config_files import minimal_yaml
 
@@ -100,3 +100,74 @@ def test_all_problems_are_reported_at_once(tmp_path: Path):
         tmp_path, model, *layout, "rollout.tensor_parallel_size=2", "data.max_response_length=49"
     )
     assert len(lines) == 3
+
+
+EXPERTS = architecture_of(
+    {
+        "model_type": "deepseek_v3",
+        "num_hidden_layers": 4,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "vocab_size": 101,
+        "max_position_embeddings": 64,
+        "n_routed_experts": 12,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 30,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": None,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 8,
+    }
+)
+
+
+def test_a_dense_model_has_no_experts_to_share(tmp_path: Path):
+    layout = ("actor.expert_model_parallel_size=2", "cluster.devices_per_node=2")
+    (line,) = problems(tmp_path, MODEL, *layout)
+    assert "actor.expert_model_parallel_size: found 2, and the model has no experts to share" in line
+
+
+def test_experts_must_divide_among_the_devices_that_share_them(tmp_path: Path):
+    layout = ("actor.expert_model_parallel_size=8", "cluster.devices_per_node=8", "actor.mini_batch_size=8")
+    (line,) = problems(tmp_path, EXPERTS, *layout)
+    assert "actor.expert_model_parallel_size: the model's 12 experts can't be divided among 8 devices" in line
+
+
+def test_experts_with_tensor_parallelism_need_sequence_parallelism(tmp_path: Path):
+    layout = ("actor.tensor_model_parallel_size=2", "cluster.devices_per_node=2")
+    (line,) = problems(tmp_path, EXPERTS, *layout)
+    assert (
+        "actor.sequence_parallel: false; a model with experts on actor.tensor_model_parallel_size 2" in line
+    )
+    check_model(load(minimal_yaml(tmp_path), [*layout, "actor.sequence_parallel=true"]), EXPERTS)
+
+
+def test_the_width_of_experts_must_divide_evenly(tmp_path: Path):
+    (line,) = problems(tmp_path, EXPERTS, "rollout.tensor_parallel_size=4", "cluster.devices_per_node=4")
+    assert "expert width, 30, and width of shared experts, 30, can't be divided by 4" in line
+
+
+def test_a_width_that_no_layer_has_does_not_count(tmp_path: Path):
+    moe = replace(EXPERTS.experts, dense_layers=frozenset(), intermediate_size=32, shared_intermediate_size=0)
+    model = replace(EXPERTS, experts=moe, intermediate_size=127)
+    check_model(
+        load(minimal_yaml(tmp_path), ["rollout.tensor_parallel_size=4", "cluster.devices_per_node=4"]), model
+    )
+
+
+def test_training_refuses_by_name_what_can_only_be_planned(tmp_path: Path):
+    config = load(minimal_yaml(tmp_path))
+    with pytest.raises(RequestError, match=r"DeepSeek-V3 .*conversion and training .* not there yet"):
+        check_trainable(config, EXPERTS)
+    longer = load(minimal_yaml(tmp_path), ["actor.context_parallel_size=2", "cluster.devices_per_node=2"])
+    check_model(longer, MODEL)
+    with pytest.raises(
+        RequestError, match="context_parallel_size: found 2; sizes above 1 are not in training yet"
+    ):
+        check_trainable(longer, MODEL)
+    check_trainable(config, MODEL)

@@ -1,41 +1,94 @@
 """Who sits where, and which samples go to whom."""
 
+from itertools import product
+
 from hypothesis import given
 from hypothesis import strategies as st
 from megatron.core.parallel_state import RankGenerator
 
 from mindrl.planning import BatchPlan, Topology
 
-sizes = st.sampled_from([1, 2, 3, 4])
+sizes = st.sampled_from([1, 2, 3])
 
 
 @st.composite
 def topologies(draw: st.DrawFn) -> Topology:
-    tensor, pipeline, data, per_node = (draw(sizes) for _ in range(4))
-    nodes = tensor * pipeline * data
+    tensor, context, pipeline, data, per_node = (draw(sizes) for _ in range(5))
+    nodes = tensor * context * pipeline * data
     world = nodes * per_node
+    peers = world // (tensor * pipeline)
+    expert = draw(st.sampled_from([size for size in range(1, peers + 1) if peers % size == 0]))
     engine = draw(st.sampled_from([size for size in range(1, world + 1) if world % size == 0]))
-    return Topology(world, per_node, tensor, pipeline, engine)
+    return Topology(world, per_node, tensor, pipeline, engine, context, expert)
+
+
+def groups(topology: Topology, *coordinates: str) -> set[tuple[int, ...]]:
+    """Ranks that agree in every coordinate but the given ones."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for place in topology.places:
+        fixed = tuple(getattr(place, f"{name}_rank") for name in coordinates)
+        found.setdefault(fixed, []).append(place.rank)
+    return {tuple(group) for group in found.values()}
+
+
+def megatron_groups(generator: RankGenerator, axes: str) -> set[tuple[int, ...]]:
+    return {tuple(sorted(group)) for group in generator.get_ranks(axes)}
 
 
 @given(topologies())
 def test_groups_are_the_ones_that_megatron_forms_by_default(topology: Topology):
-    generator = RankGenerator(
+    """Megatron makes them with two generators, one for the experts and one for everything else."""
+    dense = RankGenerator(
         tp=topology.tensor_parallel_size,
         ep=1,
         dp=topology.data_parallel_size,
         pp=topology.pipeline_parallel_size,
+        cp=topology.context_parallel_size,
+        order="tp-cp-ep-dp-pp",
+    )
+    expert = RankGenerator(
+        tp=topology.tensor_parallel_size,
+        ep=topology.expert_parallel_size,
+        dp=topology.expert_data_parallel_size,
+        pp=topology.pipeline_parallel_size,
         cp=1,
         order="tp-cp-ep-dp-pp",
     )
-    coordinates = {
-        "tp": ("tensor_parallel_rank", topology.tensor_parallel_size),
-        "pp": ("pipeline_parallel_rank", topology.pipeline_parallel_size),
-        "dp": ("data_parallel_rank", topology.data_parallel_size),
+    tp, cp, dp, pp = "tensor_parallel", "context_parallel", "data_parallel", "pipeline_parallel"
+    ep, expert_dp = "expert_parallel", "expert_data_parallel"
+    assert megatron_groups(dense, "tp") == groups(topology, cp, dp, pp)
+    assert megatron_groups(dense, "cp") == groups(topology, tp, dp, pp)
+    assert megatron_groups(dense, "dp") == groups(topology, tp, cp, pp)
+    assert megatron_groups(dense, "pp") == groups(topology, tp, cp, dp)
+    assert megatron_groups(dense, "tp-pp") == groups(topology, cp, dp)
+    assert megatron_groups(dense, "dp-cp") == groups(topology, tp, pp)
+    assert megatron_groups(expert, "ep") == groups(topology, tp, expert_dp, pp)
+    assert megatron_groups(expert, "dp") == groups(topology, tp, ep, pp)
+    assert megatron_groups(expert, "tp-ep-pp") == groups(topology, expert_dp)
+
+
+@given(topologies())
+def test_ranks_within_a_group_are_numbered_in_the_order_of_the_group(topology: Topology):
+    sizes_of = {
+        "tensor_parallel_rank": topology.tensor_parallel_size,
+        "context_parallel_rank": topology.context_parallel_size,
+        "data_parallel_rank": topology.data_parallel_size,
+        "pipeline_parallel_rank": topology.pipeline_parallel_size,
     }
-    for axis, (coordinate, size) in coordinates.items():
-        for group in generator.get_ranks(axis):
-            assert [getattr(topology.places[rank], coordinate) for rank in group] == list(range(size))
+    dense = [tuple(getattr(place, name) for name in sizes_of) for place in topology.places]
+    assert dense == sorted(dense, key=lambda c: (c[3], c[2], c[1], c[0]))
+    assert set(dense) == set(product(*(range(size) for size in sizes_of.values())))
+    expert = [
+        (
+            place.pipeline_parallel_rank,
+            place.expert_data_parallel_rank,
+            place.expert_parallel_rank,
+            place.tensor_parallel_rank,
+        )
+        for place in topology.places
+    ]
+    assert expert == sorted(expert)
+    assert len(set(expert)) == topology.world_size
 
 
 @given(topologies())

@@ -93,10 +93,13 @@ def test_imports_run_one_way():
     assert done.returncode == 0, done.stdout
 
 
-def test_a_wheel_holds_both_packages_the_templates_and_the_command(tmp_path: Path):
+def test_a_wheel_holds_both_packages_the_files_about_models_and_the_command(tmp_path: Path):
     source = tmp_path / "source"
     for path in TRACKED:
-        if path.parts[0] in ("mindrl", "hal", "setup.py", "pyproject.toml") or path.match("configs/model/*"):
+        if path.parts[0] in ("mindrl", "hal", "setup.py", "pyproject.toml") or path.parts[:2] == (
+            "configs",
+            "model",
+        ):
             (source / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / path, source / path)
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--wheel-dir", str(tmp_path)]
@@ -108,8 +111,9 @@ def test_a_wheel_holds_both_packages_the_templates_and_the_command(tmp_path: Pat
             str(path) for path in TRACKED if path.suffix == ".py" and path.parts[0] in ("mindrl", "hal")
         }
         assert modules <= names
-        shipped = archive.read("mindrl/configs/model/templates.json")
-        assert json.loads(shipped) == json.loads((ROOT / "configs/model/templates.json").read_text())
+        for path in TRACKED:
+            if path.parts[:2] == ("configs", "model") and path.suffix == ".json":
+                assert archive.read(f"mindrl/{path}") == (ROOT / path).read_bytes()
         (entries,) = [name for name in names if name.endswith("entry_points.txt")]
         assert "mindrl = mindrl.cli.main:main" in archive.read(entries).decode()
 

@@ -5,7 +5,14 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    DeepseekV3Config,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from mindrl.errors import RequestError
 from mindrl.weight_maps import architecture_of, weight_map
@@ -161,3 +168,41 @@ def test_an_unknown_family_is_refused_naming_those_there_are():
 def test_weight_maps_do_not_import_torch():
     code = "import sys, mindrl.weight_maps; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+MOE = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
+WITHOUT_MAP = {
+    "qwen3_moe": Qwen3MoeConfig(**SIZES, **MOE, num_experts=8).to_dict(),
+    "deepseek_v3": DeepseekV3Config(**(SIZES | MOE | {"n_routed_experts": 8, "q_lora_rank": None})).to_dict(),
+}
+
+
+@pytest.mark.parametrize(("family", "title"), [("qwen3_moe", "Qwen3-MoE"), ("deepseek_v3", "DeepSeek-V3")])
+def test_a_family_without_a_map_is_read_and_refused_by_name_where_a_map_is_needed(family, title):
+    architecture = architecture_of(WITHOUT_MAP[family])
+    assert architecture.experts.num_experts == 8
+    with pytest.raises(RequestError, match=rf"{title} .*`mindrl plan` works.*llama, qwen2, qwen3"):
+        weight_map(architecture)
+
+
+def test_code_of_the_models_own_and_its_extra_heads_are_ignored():
+    own = {"auto_map": {"AutoModelForCausalLM": "modeling.Model"}, "num_nextn_predict_layers": 1}
+    config = WITHOUT_MAP["deepseek_v3"]
+    assert architecture_of(config | own) == architecture_of(config)
+
+
+@pytest.mark.parametrize(
+    ("family", "override", "reason"),
+    [
+        ("deepseek_v3", {"scoring_func": "softmax"}, "scoring_func is 'softmax'"),
+        ("deepseek_v3", {"topk_method": "greedy"}, "topk_method is 'greedy'"),
+        ("deepseek_v3", {"kv_lora_rank": None}, "kv_lora_rank is None"),
+        ("deepseek_v3", {"n_shared_experts": -1}, "n_shared_experts is -1"),
+        ("qwen3_moe", {"mlp_only_layers": 3}, "mlp_only_layers is 3"),
+        ("qwen3_moe", {"norm_topk_prob": "yes"}, "norm_topk_prob is 'yes'"),
+        ("qwen3_moe", {"num_experts_per_tok": 9}, "num_experts_per_tok is 9, and there are 8 experts"),
+    ],
+)
+def test_what_would_be_misread_of_experts_is_refused_by_name(family, override, reason):
+    with pytest.raises(RequestError, match=reason):
+        architecture_of(WITHOUT_MAP[family] | override)
