@@ -72,7 +72,8 @@ class ActorConfig(Section):
 
 
 class ReferenceConfig(Section):
-    """The frozen policy that KL is measured against; exists only when `algorithm.kl.coef` > 0."""
+    """The frozen policy that KL is measured against; exists only when `algorithm.kl.coef` > 0. Null says that there is
+    none, and is refused where that does not hold."""
 
     micro_batch_size: PositiveInt | None = None
     """Samples per device in one forward pass; the actor's when left out."""

@@ -122,6 +122,28 @@ def kl_in_the_loss_has_a_gradient(config: Config) -> str | None:
 
 
 @rule
+def kl_has_a_reference(config: Config) -> str | None:
+    """`reference` is not null where `algorithm.kl.coef` is above 0."""
+    if config.reference is not None or not config.has_reference:
+        return None
+    return (
+        f"reference: null, but algorithm.kl.coef is {config.algorithm.kl.coef:g}, and that penalty is measured against "
+        "the reference policy; leave `reference` out (it is built where it is needed), or set algorithm.kl.coef to 0"
+    )
+
+
+@rule
+def groups_can_be_compared(config: Config) -> str | None:
+    """`rollout.n_samples` is above 1: the advantage of a response is relative to the others of its prompt."""
+    if config.rollout.n_samples > 1:
+        return None
+    return (
+        "rollout.n_samples: with 1 response to a prompt there is no group to compare it with (its standard deviation "
+        "does not exist, its advantage would always be 0), so nothing would be learned; set it to 2 or more"
+    )
+
+
+@rule
 def engines_fit_the_world(config: Config) -> str | None:
     """The number of devices is a multiple of the rollout engine's tensor parallel size."""
     size, world_size = config.rollout.tensor_parallel_size, config.cluster.world_size
@@ -161,7 +183,7 @@ def mini_batch_divides_into_micro_batches(config: Config) -> str | None:
 @rule
 def reference_share_divides_into_micro_batches(config: Config) -> str | None:
     """With a reference policy, each copy's samples of a step are a multiple of `reference.micro_batch_size`."""
-    size = config.reference.micro_batch_size
+    size = config.reference.micro_batch_size if config.reference else None
     if size is None or not config.has_reference or actor_layout_fits_the_world(config):
         return None
     samples = config.trainer.global_batch_size * config.rollout.n_samples
@@ -266,6 +288,18 @@ def reward_functions_are_named_once(config: Config) -> str | None:
     if not repeated:
         return None
     return f"reward.functions: {', '.join(repeated)} listed more than once; give one entry the sum of the weights"
+
+
+@rule
+def some_reward_counts(config: Config) -> str | None:
+    """A reward function has a weight other than 0 (one with 0 is only measured)."""
+    functions = config.reward.functions
+    if any(function.weight for function in functions):
+        return None
+    return (
+        f"reward.functions: the weight of {', '.join(function.name for function in functions)} is 0, so every reward "
+        "would be 0 and nothing learned; give one of them a weight"
+    )
 
 
 @rule
