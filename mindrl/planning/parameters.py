@@ -43,6 +43,19 @@ class ParameterCounts:
         return type(self)(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
+SHARED_BY = {
+    "embedding": ("TP",),
+    "attention": ("TP",),
+    "mlp": ("TP",),
+    "experts": ("TP", "EP"),
+    "router": (),
+    "norms": (),
+    "output": ("TP",),
+}
+"""Which of the parallel sizes cut each part inside a pipeline stage; the down-projections of latent attention, which
+belong to attention, are not cut."""
+
+
 def model_parameters(architecture: Architecture) -> ParameterCounts:
     """The whole model: nothing cut, nothing padded, tied embeddings counted once."""
     layers = (layer_parameters(architecture, layer) for layer in range(architecture.num_layers))

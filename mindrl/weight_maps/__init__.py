@@ -33,7 +33,7 @@ __all__ = [
 FAMILIES = {family.MODEL_TYPE: family for family in (llama, qwen2, qwen3)}
 """Family file by `model_type`."""
 WITHOUT_MAP = {family.MODEL_TYPE: family for family in (qwen3_moe, deepseek_v3)}
-"""Families that `mindrl plan` knows and that can't be converted or trained yet."""
+"""Families that `mindrl plan` knows and that can't be converted, trained or evaluated yet."""
 
 
 def architecture_of(config: Mapping[str, Any]) -> Architecture:
@@ -55,11 +55,11 @@ def read_architecture(hf_dir: Path) -> Architecture:
 
 
 def require_map(arch: Architecture) -> None:
-    """`RequestError` naming the family that can be planned for and not be converted or trained yet."""
+    """`RequestError` naming the family that can be planned for, and not be converted, trained or evaluated yet."""
     if arch.family in WITHOUT_MAP:
         raise RequestError(
-            f"{WITHOUT_MAP[arch.family].TITLE} (model_type {arch.model_type}): conversion and training of this family "
-            f"are not there yet, `mindrl plan` works. Both work for: {', '.join(sorted(FAMILIES))}."
+            f"{WITHOUT_MAP[arch.family].TITLE} (model_type {arch.model_type}): conversion, training and evaluation of "
+            f"this family are not there yet, `mindrl plan` works. There are maps for: {', '.join(sorted(FAMILIES))}."
         )
 
 
