@@ -22,6 +22,8 @@ from mindrl.data.tally import Tally
 from mindrl.errors import RequestError
 from mindrl.files import require_place_for
 
+ALONE_CHUNKS = 40
+"""Chunks encoded before other processes are started, which takes longer than that."""
 LOOK_AHEAD = 3
 """Chunks a worker has in hand or waiting, so that it never waits for the reader."""
 
@@ -70,10 +72,10 @@ def _require_output(config: PreprocessConfig, *, overwrite: bool) -> None:
 
 def _encode(config: PreprocessConfig, encoder: Encoder, chunks: Iterator[Chunk]) -> Iterator[EncodedChunk]:
     """Results in the order of the rows, however many processes work on them."""
-    first = list(islice(chunks, config.workers))
-    if config.workers == 1 or len(first) < config.workers:
-        return map(encoder, chain(first, chunks))
-    return _encode_in_processes(config, chain(first, chunks))
+    alone = ALONE_CHUNKS if config.workers > 1 else None
+    yield from map(encoder, islice(chunks, alone))
+    for next_chunk in chunks:
+        yield from _encode_in_processes(config, chain([next_chunk], chunks))
 
 
 def _encode_in_processes(config: PreprocessConfig, chunks: Iterable[Chunk]) -> Iterator[EncodedChunk]:

@@ -1,6 +1,7 @@
 """The quick start's data set and model."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -87,7 +88,10 @@ def test_the_tiny_model_is_an_ordinary_hugging_face_directory(data: Path, tmp_pa
 def test_the_shell_script_names_the_data_sets_there_are():
     done = run("bash", EXAMPLES / "preprocess_data.sh", "sort_digit")
     assert done.returncode == 2
-    assert "gsm8k sort_digits sort_digits_heldout" in done.stderr
+    assert "sort_digits sort_digits_heldout" in done.stderr
+    for name in ("aime", "dapo_math_17k", "deepscaler", "gsm8k", "math500", "math_lighteval", "orz"):
+        assert f" {name}" in done.stderr
+    assert " _math" not in done.stderr
 
 
 def test_the_shell_script_hands_on_what_it_is_given(tmp_path: Path):
@@ -100,3 +104,16 @@ def test_the_shell_script_hands_on_what_it_is_given(tmp_path: Path):
     )
     assert done.returncode == 2
     assert "nowhere.jsonl: no such file" in done.stderr
+
+
+def test_the_shell_script_takes_input_and_output_from_the_environment(tmp_path: Path):
+    done = subprocess.run(
+        ["bash", EXAMPLES / "preprocess_data.sh", "aime", f"output_prefix={tmp_path}/wins"],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+        env={**os.environ, "DATA": f"{tmp_path}/nowhere.json", "OUTPUT": "/proc/nowhere", "TOKENIZER": "/x"},
+    )
+    assert done.returncode == 2
+    assert "nowhere.json: no such file" in done.stderr
