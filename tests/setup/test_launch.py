@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SUMMARY = ROOT / "examples/grpo/quickstart_summary.py"
+SUMMARY = ROOT / "examples/grpo/run_verdict.py"
 LEARNED = {
     "reward_first": 0.1, "reward_last": 0.9, "eval_before": 0.1, "eval_after": 0.97, "steps": 150, "seconds": 100.0,
     "tokens_per_second": 900.0, "max_logprob_gap": 4e-6, "device": "cpu", "world_size": 2,
@@ -131,7 +131,7 @@ def test_the_evaluation_is_put_into_the_summary(tmp_path: Path) -> None:
 
 def test_a_run_that_learned_ends_with_0(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps(LEARNED))
-    result = ended(sys.executable, str(SUMMARY), "judge", str(tmp_path))
+    result = ended(sys.executable, str(SUMMARY), "judge", str(tmp_path), "sorting")
     assert result.returncode == 0
     assert "it learned" in result.stdout
 
@@ -145,6 +145,6 @@ def test_a_run_that_missed_one_bar_ends_with_1_and_says_which(
     tmp_path: Path, change: dict[str, float]
 ) -> None:
     (tmp_path / "summary.json").write_text(json.dumps(LEARNED | change))
-    result = ended(sys.executable, str(SUMMARY), "judge", str(tmp_path))
+    result = ended(sys.executable, str(SUMMARY), "judge", str(tmp_path), "sorting")
     assert result.returncode == 1
     assert result.stdout.count("not met:") == 1
