@@ -2,67 +2,24 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-import pyarrow as pa
 from transformers import AutoTokenizer
 
 from mindrl.data.columns import MISSING, find_value
 from mindrl.data.fingerprint import text_hash
 from mindrl.data.handlers import DROP_REASONS, DropReason, Handler, Question, find_handler
+from mindrl.data.outcome import ChunkOutcome, Encoded, EncodedChunk
 from mindrl.data.preprocess_config import PreprocessConfig
-from mindrl.data.prompt_file import SCHEMA, SCHEMA_VERSION
 from mindrl.data.raw_files import Chunk, Row
 from mindrl.data.templates import CHAT, chat_renderer, load_template, shipped_templates
 from mindrl.errors import RequestError
 
 _SPECIAL_TOKEN = re.compile(r"<[|｜][^<>]+?[|｜]>")
 _NO_SYSTEM = ""
-_EXCERPT = 80
-
-
-class Encoded(NamedTuple):
-    """A row that became a prompt."""
-
-    prompt: str
-    """Template included."""
-    prompt_token_ids: list[int]
-    ground_truth: str
-    extra: str
-    """JSON object of the additional columns."""
-
-
-@dataclass(frozen=True, slots=True)
-class DroppedRow:
-    """A row that gave no prompt."""
-
-    row: int
-    """Its number in the whole data set, from 0; the number in a prompt's uid."""
-    where: str
-    """File, and line or row in it from 1."""
-    reason: DropReason
-    starts: str
-    """Its beginning."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedChunk:
-    """What became of a chunk of rows."""
-
-    num_rows: int
-    prompts: pa.RecordBatch
-    """[num_prompts] rows of the prompt file."""
-    dropped: Mapping[DropReason, int]
-    examples: Sequence[DroppedRow]
-    """The first of each reason."""
-    columns: Sequence[str]
-    """Columns that occur."""
-    found: frozenset[str]
-    """Those of the needed places that occur."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +56,20 @@ class Encoder:
 
     def __call__(self, chunk: Chunk) -> EncodedChunk:
         """One prompt or one count a row, in order."""
-        result = _Result(chunk, self.config)
+        outcome = ChunkOutcome(chunk, self.config)
         for number, row in enumerate(chunk.rows, chunk.first):
-            outcome = self._encode(row, result)
-            if isinstance(outcome, Encoded):
-                result.keep(number, outcome)
+            encoded = self._encode(row, outcome)
+            if isinstance(encoded, Encoded):
+                outcome.keep(number, encoded)
             else:
-                result.drop(number, row, outcome)
-        return result.finish()
+                outcome.drop(number, row, encoded)
+        return outcome.finish()
 
-    def _encode(self, row: Row, result: "_Result") -> Encoded | DropReason:
+    def _encode(self, row: Row, outcome: ChunkOutcome) -> Encoded | DropReason:
         values = _values(row)
         if not isinstance(values, dict):
             return values
-        result.note_columns(values)
+        outcome.note_columns(values)
         extra = _extra(values, self.config.dataset_additional_keys)
         if extra is None:
             return "bad_row"
@@ -143,59 +100,6 @@ class Encoder:
         )
 
 
-@dataclass(slots=True)
-class _Result:
-    """An `EncodedChunk` in the making."""
-
-    chunk: Chunk
-    config: PreprocessConfig
-    kept: list[tuple[int, Encoded]] = field(default_factory=list[tuple[int, Encoded]])
-    dropped: Counter[DropReason] = field(default_factory=Counter[DropReason])
-    examples: list[DroppedRow] = field(default_factory=list[DroppedRow])
-    columns: dict[str, None] = field(default_factory=dict[str, None])
-    found: set[str] = field(default_factory=set[str])
-
-    def note_columns(self, values: Mapping[str, Any]) -> None:
-        self.columns.update(dict.fromkeys(values))
-        self.found.update(
-            place
-            for place in self.config.needed_places()
-            if place not in self.found and find_value(values, place) is not MISSING
-        )
-
-    def keep(self, number: int, encoded: Encoded) -> None:
-        self.kept.append((number, encoded))
-
-    def drop(self, number: int, row: Row, reason: DropReason) -> None:
-        self.dropped[reason] += 1
-        if self.dropped[reason] <= self.config.examples_kept:
-            where = f"{self.chunk.file} {self.chunk.unit} {row.position}"
-            self.examples.append(DroppedRow(number, where, reason, _excerpt(row)))
-
-    def finish(self) -> EncodedChunk:
-        name, count = self.config.output_prefix.name, len(self.kept)
-        encoded = [encoded for _, encoded in self.kept]
-        columns = {
-            "schema_version": [SCHEMA_VERSION] * count,
-            "uid": [f"{name}-{number:07d}" for number, _ in self.kept],
-            "prompt": [each.prompt for each in encoded],
-            "prompt_token_ids": [each.prompt_token_ids for each in encoded],
-            "ground_truth": [each.ground_truth for each in encoded],
-            "data_source": [name] * count,
-            "extra": [each.extra for each in encoded],
-            "images": [[]] * count,
-        }
-        prompts = pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
-        return EncodedChunk(
-            len(self.chunk.rows),
-            prompts,
-            dict(self.dropped),
-            self.examples,
-            tuple(self.columns),
-            frozenset(self.found),
-        )
-
-
 def load_tokenizer(directory: Path) -> Any:
     """The tokenizer of a Hugging Face directory; `RequestError` if there is none."""
     if not directory.is_dir():
@@ -223,14 +127,6 @@ def _values(row: Row) -> dict[str, Any] | DropReason:
     if isinstance(content, list):
         content = {str(index): value for index, value in enumerate(content)}
     return content if isinstance(content, dict) else "bad_row"
-
-
-def _excerpt(row: Row) -> str:
-    content = row.content
-    if isinstance(content, bytes):
-        return content[: 4 * _EXCERPT].decode("utf-8", "backslashreplace").strip()[:_EXCERPT]
-    shown = {} if content is None else {key: str(value)[:_EXCERPT] for key, value in content.items()}
-    return json.dumps(shown)[:_EXCERPT]
 
 
 def _extra(row: Mapping[str, Any], places: Sequence[str]) -> str | None:

@@ -13,8 +13,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mindrl.data.encoding import EncodedChunk, Encoder
+from mindrl.data.encoding import Encoder
 from mindrl.data.fingerprint import tokenizer_hash
+from mindrl.data.outcome import EncodedChunk
 from mindrl.data.preprocess_config import PreprocessConfig
 from mindrl.data.prompt_file import SCHEMA_VERSION, PromptWriter, facts_path
 from mindrl.data.raw_files import Chunk, find_files, read_chunks

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, PositiveInt, model_validator
 
 from mindrl.config.base import Section
 from mindrl.data.handlers import MapKeys
@@ -42,8 +42,6 @@ class PreprocessConfig(Section):
     """What to do with a row that gives no prompt for another reason than its length: count it, or refuse the set."""
     max_row_bytes: PositiveInt = 4 << 20
     """Larger rows are dropped and counted, so that one of them can't fill the memory."""
-    examples_kept: NonNegativeInt = 3
-    """Dropped rows that are named in the facts, of each reason the first ones."""
 
     @model_validator(mode="after")
     def _columns_are_named(self) -> Self:

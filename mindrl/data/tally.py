@@ -5,8 +5,8 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from mindrl.data.encoding import DroppedRow, EncodedChunk
 from mindrl.data.handlers import DROP_MEANINGS, DROP_REASONS, DropReason
+from mindrl.data.outcome import EXAMPLES, DroppedRow, EncodedChunk
 from mindrl.data.preprocess_config import PreprocessConfig
 from mindrl.errors import RequestError
 
@@ -82,7 +82,7 @@ class Tally:
                 "count such rows with on_bad_row=drop"
             )
         examples = self._examples[example.reason]
-        if len(examples) < self._config.examples_kept:
+        if len(examples) < EXAMPLES:
             examples.append(example)
 
     def _require(self, missing: list[str]) -> None:
