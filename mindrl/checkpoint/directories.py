@@ -2,7 +2,7 @@
 
 MCORE/latest_checkpointed_iteration.txt    "release" or the iteration's number, written last
 MCORE/release/                             converted weights
-MCORE/iter_0000010/                        weights saved by training after 10 steps
+MCORE/iter_0000010/                        saved by training after 10 steps
 MCORE/hf/                                  config.json and tokenizer files of the model
 """
 
@@ -46,6 +46,41 @@ def latest_checkpoint(directory: Path) -> Path:
     if not (path / ".metadata").exists():
         raise RequestError(f"{tracker} points at {path}, which is not a torch_dist checkpoint.")
     return path
+
+
+def latest_iteration(directory: Path) -> tuple[Path, int]:
+    """The checkpoint that training saved last in `directory`, by its tracker, and after which step."""
+    path = latest_checkpoint(directory)
+    found = re.fullmatch("iter_([0-9]{7,})", path.name)
+    if found is None:
+        raise RequestError(f"{path} holds converted weights, not a checkpoint saved by training.")
+    return path, int(found[1])
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Delete a trained checkpoint: first out of sight, so that an interruption leaves no half of it."""
+    if path.is_symlink() or not (path / ".metadata").exists():
+        return  # gone, or no longer what training saved
+    doomed = path.with_name(f".{path.name}.removed")
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Delete what saves and deletions that were killed have left half-done."""
+    for path in directory.glob(".iter_*"):
+        if re.fullmatch(r"\.iter_[0-9]{7,}\.(partial|replaced|removed)", path.name):
+            shutil.rmtree(path)
+
+
+def put_on_disk(directory: Path) -> None:
+    """Have every file of `directory` reach the disk: a name that outlives a power cut should not stand for nothing."""
+    for path in (*directory.iterdir(), directory):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def hf_directory(checkpoint: Path) -> Path:

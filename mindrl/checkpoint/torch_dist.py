@@ -8,7 +8,8 @@ fields: later ones have defaults on the class, so that older and newer torch loa
 import io
 import pickle
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,9 +99,7 @@ def _with_fields(cls: type, **fields: Any) -> Any:
 
 def read_directory(checkpoint: Path) -> dict[str, GlobalTensor]:
     """Tensors of types that weights are stored in, by key; everything else in the checkpoint is left out."""
-    path = checkpoint / METADATA_NAME
-    try:
-        metadata = _MetadataUnpickler(io.BytesIO(path.read_bytes())).load()
+    with _metadata_of(checkpoint) as metadata:
         entries: Mapping[str, Any] = metadata.state_dict_metadata
         places = {(index.fqn, index.offset): info for index, info in metadata.storage_data.items()}
         return {
@@ -108,6 +107,30 @@ def read_directory(checkpoint: Path) -> dict[str, GlobalTensor]:
             for key, entry in entries.items()
             if isinstance(entry, _TensorStorageMetadata) and entry.properties.dtype in ITEM_SIZES
         }
+
+
+def read_keys(checkpoint: Path) -> frozenset[str]:
+    """Keys of everything in the checkpoint: tensors, and objects as `key/shard_<place>_<of>`."""
+    with _metadata_of(checkpoint) as metadata:
+        return frozenset(metadata.state_dict_metadata)
+
+
+def read_archives(checkpoint: Path) -> list[SavedObject]:
+    """Where every archive of the checkpoint lies, whatever it holds, file by file."""
+    with _metadata_of(checkpoint) as metadata:
+        archives = [
+            SavedObject(index.fqn, info.relative_path, info.offset, info.length)
+            for index, info in metadata.storage_data.items()
+        ]
+    return sorted(archives, key=lambda archive: (archive.file, archive.offset))
+
+
+@contextmanager
+def _metadata_of(checkpoint: Path) -> Iterator[Any]:
+    """`.metadata`; what is wrong with it, here or while it is used, becomes a `RequestError`."""
+    path = checkpoint / METADATA_NAME
+    try:
+        yield _MetadataUnpickler(io.BytesIO(path.read_bytes())).load()
     except FileNotFoundError:
         raise RequestError(f"{checkpoint} is not a torch_dist checkpoint: {path} does not exist.") from None
     except OSError as error:

@@ -9,14 +9,17 @@ import struct
 import zipfile
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from mindrl.checkpoint.byte_plan import ITEM_SIZES
+from mindrl.checkpoint.torch_dist import SavedObject
 from mindrl.errors import RequestError
 
 _STORAGES = {"float32": "FloatStorage", "bfloat16": "BFloat16Storage", "float16": "HalfStorage"}
@@ -167,6 +170,20 @@ def locate_tensor(file: BinaryIO, offset: int, length: int) -> tuple[int, tuple[
     name_length, extra_length = struct.unpack("<2H", file.read(4))
     payload = offset + info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
     return payload + first * ITEM_SIZES[dtype], shape, dtype
+
+
+def find_damage(checkpoint: Path, archives: Iterable[SavedObject]) -> Iterator[str]:
+    """A sentence for every archive that is not as it was written, by the checksums inside."""
+    for archive in archives:
+        path = checkpoint / archive.file
+        try:
+            with path.open("rb") as file:
+                damaged = zipfile.ZipFile(_Slice(file, archive.offset, archive.length)).testzip()
+        except (OSError, zipfile.BadZipFile) as error:
+            yield f"{path}, which holds {archive.key} of the checkpoint, can't be read: {error}."
+        else:
+            if damaged is not None:
+                yield f"{path} is damaged: {archive.key}, at byte {archive.offset}, differs from its checksum."
 
 
 class _TensorUnpickler(pickle.Unpickler):

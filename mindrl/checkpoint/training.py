@@ -4,6 +4,8 @@ All calls are collective over the default process group. The checkpoint director
 all ranks. Directory layout: `mindrl.checkpoint.directories`.
 """
 
+import errno
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,10 +21,12 @@ from megatron.core.dist_checkpointing.strategies.torch import (
     mcore_to_pyt_state_dict,
 )
 from megatron.core.dist_checkpointing.validation import StrictHandling
-from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint import CheckpointException, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from mindrl.checkpoint import directories
+from mindrl.checkpoint.torch_dist import read_archives
+from mindrl.checkpoint.torch_zip import find_damage
 from mindrl.errors import RequestError
 
 
@@ -30,7 +34,8 @@ def save_checkpoint(directory: Path, iteration: int, state: Mapping[str, Any], h
     """Save `state` (a `TrainBackend.state()`, further plain values allowed) as `directory/iter_NNNNNNN`.
 
     Config and tokenizer files of `hf_dir` go to `directory/hf`. The new checkpoint appears complete or not at all;
-    the tracker file is written last. An earlier checkpoint of the same iteration is replaced. Returns its path."""
+    the tracker file is written last. An earlier checkpoint of the same iteration is replaced. Returns its path.
+    `OSError` where the disk refuses; the earlier checkpoints are as they were."""
     target = directory / directories.iteration_name(iteration)
     temporary = directory / f".{target.name}.partial"
     _on_first_rank(lambda: _make_empty(temporary))
@@ -42,6 +47,8 @@ def save_checkpoint(directory: Path, iteration: int, state: Mapping[str, Any], h
             content_metadata=_content_metadata(state),
         )
         _on_first_rank(lambda: _publish(temporary, target, hf_dir, iteration))
+    except (CheckpointException, RuntimeError) as error:
+        raise _what_the_disk_said(error, temporary) or error from error
     finally:
         if dist.get_rank() == 0:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -52,20 +59,28 @@ def load_checkpoint(directory: Path, state: Mapping[str, Any]) -> dict[str, Any]
     """Fill `state` from the latest checkpoint in `directory`, converted (`release/`) or trained (`iter_*`).
 
     `state` says which parts of which tensors this rank holds (a `TrainBackend.state()`), and may be a part of what was
-    saved. Returns the same keys with tensors in place of their descriptions, for `TrainBackend.load_state`.
-    `RequestError` if the checkpoint has not what is asked for."""
+    saved; None stands for a plain value. Returns the same keys with values in place of their descriptions, for
+    `TrainBackend.load_state`. Every rank checks its share of the stored checksums first.
+    `RequestError` if the checkpoint is damaged or has not what is asked for."""
     checkpoint = directories.latest_checkpoint(directory)
+    _check_integrity(checkpoint)
     try:
         loaded = dist_checkpointing.load(dict(state), str(checkpoint), strict=StrictHandling.RAISE_UNEXPECTED)
     except CheckpointingException as error:
         raise RequestError(f"{checkpoint} does not hold the state asked for: {error}") from error
+    if missing := [key for key in state if key not in loaded]:
+        raise RequestError(f"{checkpoint} does not hold the state asked for: no {', '.join(missing)}")
     return {key: loaded[key] for key in state}
 
 
-def checkpoint_iteration(directory: Path) -> int:
-    """Training iteration of the latest checkpoint in `directory`; 0 for converted weights."""
-    name = directories.latest_checkpoint(directory).name
-    return 0 if name == directories.RELEASE else int(name.removeprefix("iter_"))
+def _check_integrity(checkpoint: Path) -> None:
+    """torch reads payloads without looking at their checksums."""
+    archives = read_archives(checkpoint)
+    damage: list[str | None] = [None] * dist.get_world_size()
+    mine = archives[dist.get_rank() :: dist.get_world_size()]
+    dist.all_gather_object(damage, next(find_damage(checkpoint, mine), None))
+    if found := next((sentence for sentence in damage if sentence), None):
+        raise RequestError(f"{found} Use another checkpoint of the run, or convert the weights anew.")
 
 
 class InProcessSave(SaveShardedStrategy):
@@ -97,8 +112,22 @@ class InProcessSave(SaveShardedStrategy):
 
 
 def _content_metadata(state: Mapping[str, Any]) -> dict[str, Any]:
-    """How optimizer state is cut: the one of Megatron's ways that can be loaded at another layout."""
+    """How optimizer state is cut: as Megatron does where it is to load in another layout, a tensor per moment."""
     return {"distrib_optim_sharding_type": "fully_reshardable"} if "optimizer" in state else {}
+
+
+def _what_the_disk_said(error: BaseException, directory: Path) -> OSError | None:
+    """The `OSError` behind a failed save, whichever rank had it and however torch wrapped it."""
+    failures = error.failures.values() if isinstance(error, CheckpointException) else ((error, None),)
+    for failure, _ in failures:
+        while failure is not None:
+            if isinstance(failure, OSError) and failure.errno:
+                return OSError(failure.errno, failure.strerror, failure.filename or str(directory))
+            failure = failure.__cause__ or failure.__context__
+    # torch's own writer hides the reason
+    if "PytorchStreamWriter failed writing" in str(error) and shutil.disk_usage(directory).free < 2**20:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
+    return None
 
 
 def _make_empty(directory: Path) -> None:
@@ -108,17 +137,18 @@ def _make_empty(directory: Path) -> None:
 
 
 def _publish(temporary: Path, target: Path, hf_dir: Path, iteration: int) -> None:
+    companions = directories.hf_directory(target)
+    companions.mkdir(exist_ok=True)
+    for path in directories.companion_files(hf_dir):
+        shutil.copyfile(path, companions / path.name)
+    directories.put_on_disk(temporary)
     replaced = target.parent / f".{target.name}.replaced"
     shutil.rmtree(replaced, ignore_errors=True)
     if target.exists():
         target.rename(replaced)
     temporary.rename(target)
-    shutil.rmtree(replaced, ignore_errors=True)
-    companions = directories.hf_directory(target)
-    companions.mkdir(exist_ok=True)
-    for path in directories.companion_files(hf_dir):
-        shutil.copyfile(path, companions / path.name)
     directories.write_tracker(target.parent, str(iteration))
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _on_first_rank(action: Callable[[], None]) -> None:

@@ -4,13 +4,16 @@ Every rank of the backend makes the same calls in the same order. Ranks of one d
 samples; ranks that share a model copy (tensor and pipeline parallel) get the same ones.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
 from mindrl.data.records import FloatArray, Sample
+
+Part = Literal["model", "optimizer", "random"]
+"""Of a policy's state: weights; what the optimizer keeps between steps; all random generators of the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,12 @@ class TrainBackend(Protocol):
         """Bring them back."""
         ...
 
-    def state(self) -> dict[str, Any]:
-        """Sharded state dict for `mindrl.checkpoint`; ranks hold their shards."""
+    def state(self, parts: Collection[Part] = ("model",), *, for_loading: bool = False) -> dict[str, Any]:
+        """The parts asked for, for `mindrl.checkpoint`; ranks hold their shards. Collective.
+
+        With `for_loading` the values don't matter: the result says what `load_checkpoint` shall fill in."""
         ...
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state`."""
+        """Take the parts that `state` has. Weights without optimizer state start the optimizer's weights anew."""
         ...

@@ -4,7 +4,7 @@ Every rank holds the whole model; with several ranks the default process group i
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from hal import Accelerator, Selection
 from mindrl.algorithms.objective import PolicyObjective
 from mindrl.config.schema import Config
 from mindrl.data.records import FloatArray, Sample
-from mindrl.models.backend import GradientStats, MiniBatch
+from mindrl.models.backend import GradientStats, MiniBatch, Part
 from mindrl.models.batching import MicroBatch, micro_batches, per_sample_arrays, token_terms
 from mindrl.models.kernel_facts import DTYPES
 from mindrl.models.reduction import add_up
@@ -78,8 +78,11 @@ class HfBackend:
         for name, param in self.model.named_parameters():
             yield name, param.detach()
 
-    def state(self) -> dict[str, Any]:
-        """`{"model": ...}` with whole tensors."""
+    def state(self, parts: Collection[Part] = ("model",), *, for_loading: bool = False) -> dict[str, Any]:
+        """`{"model": ...}` with whole tensors; this backend hands over weights only."""
+        del for_loading
+        if set(parts) != {"model"}:
+            raise ValueError(f"the Hugging Face backend has no state for {sorted(set(parts) - {'model'})}")
         return {"model": self.model.state_dict()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:

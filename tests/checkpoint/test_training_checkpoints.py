@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 import hal
 from mindrl.algorithms.objective import PolicyObjective
 from mindrl.checkpoint.convert import convert_hf_to_mcore, convert_mcore_to_hf
-from mindrl.checkpoint.training import checkpoint_iteration, load_checkpoint, save_checkpoint
+from mindrl.checkpoint.directories import latest_iteration
+from mindrl.checkpoint.training import load_checkpoint, save_checkpoint
 from mindrl.data.records import FloatArray, Sample
 from mindrl.errors import RequestError
 from mindrl.models.kernel_facts import kernel_facts
@@ -135,7 +136,7 @@ def test_a_checkpoint_saved_by_training_converts_back_to_the_same_bits(
         "iter_0000010",
         "latest_checkpointed_iteration.txt",
     ]
-    assert checkpoint_iteration(saved) == 10
+    assert latest_iteration(saved) == (saved / "iter_0000010", 10)
     convert_mcore_to_hf(saved, tmp_path / "back", progress=False)
     assert_same_bits(tmp_path / "back", folder / family / "hf")
 

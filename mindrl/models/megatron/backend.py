@@ -1,6 +1,6 @@
 """Megatron-core as a training backend: data, tensor + sequence and pipeline parallel, on any device of the HAL."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from hal import Accelerator, Selection
 from mindrl.algorithms.objective import PolicyObjective
 from mindrl.config.schema import Config
 from mindrl.data.records import FloatArray, Sample
-from mindrl.models.backend import GradientStats, MiniBatch
+from mindrl.data.requests import request_seed
+from mindrl.models.backend import GradientStats, MiniBatch, Part
 from mindrl.models.batching import MicroBatch, micro_batches, per_sample_arrays, token_terms
-from mindrl.models.megatron import offload
+from mindrl.models.megatron import offload, optimizer_state, random_state
 from mindrl.models.megatron.device import use_rotary_kernel
 from mindrl.models.megatron.model import build_model
 from mindrl.models.megatron.optimizer import build_optimizer, data_parallel, step
@@ -83,14 +84,35 @@ class MegatronBackend:
         """See `TrainBackend`."""
         return self._weights.named_tensors()
 
-    def state(self) -> dict[str, Any]:
-        """`{"model": ...}`: this rank's shards, as Megatron's `dist_checkpointing` saves and loads them."""
-        return {"model": self._model.sharded_state_dict()}
+    def state(self, parts: Collection[Part] = ("model",), *, for_loading: bool = False) -> dict[str, Any]:
+        """See `TrainBackend`: this rank's shards, as Megatron's `dist_checkpointing` saves and loads them."""
+        state: dict[str, Any] = {"model": self._model.sharded_state_dict()}
+        if "optimizer" in parts:
+            if for_loading:
+                optimizer_state.make_moments(self._optimizer)
+            state["optimizer"] = optimizer_state.sharded_state(self._optimizer, state["model"])
+        if "random" in parts:
+            state["random"] = random_state.sharded_state(self._accelerator)
+        return {part: state[part] for part in parts}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take weights that `dist_checkpointing.load` filled into `state()`."""
-        self._model.load_state_dict(state["model"])
-        self._weights_changed()
+        """See `TrainBackend`; `state` is what `dist_checkpointing.load` made of `state(..., for_loading=True)`."""
+        if "model" in state:
+            self._model.load_state_dict(state["model"])
+        if "optimizer" in state:
+            optimizer_state.load_state(self._optimizer, state["optimizer"])
+        elif "model" in state:
+            self._weights_changed()
+        if "random" in state:
+            random_state.load_state(state["random"], self._accelerator)
+
+    def holds_generators(self, keys: Collection[str]) -> bool:
+        """Whether a checkpoint with these keys has the random generators of this layout."""
+        return random_state.sharded_state(self._accelerator).unique_key in keys
+
+    def seed_generators(self, *seed_path: int) -> None:
+        """Start the process's random generators afresh, from a hash of `seed_path`."""
+        random_state.seed_generators(request_seed(seed_path[:-1], seed_path[-1]), self._accelerator)
 
     def _weights_changed(self) -> None:
         if self._optimizer is not None:

@@ -3,11 +3,11 @@
 import math
 
 from megatron.core import parallel_state
-from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
 from hal import Accelerator
 from mindrl.config.schema import Config
 from mindrl.models.megatron.device import prepare
+from mindrl.models.megatron.random_state import seed_generators
 
 
 def initialize_parallel(config: Config, accelerator: Accelerator) -> None:
@@ -33,7 +33,7 @@ def initialize_parallel(config: Config, accelerator: Accelerator) -> None:
         create_gloo_process_groups=False,
         distributed_timeout_minutes=math.ceil(config.cluster.worker_timeout_seconds / 60),
     )
-    model_parallel_cuda_manual_seed(config.trainer.seed)
+    seed_generators(config.trainer.seed, accelerator)
 
 
 def destroy_parallel() -> None:
