@@ -14,4 +14,4 @@ class ModelConfig(Section):
     """Megatron `torch_dist` checkpoint directory (as `mindrl convert` writes it) that holds the initial weights."""
     architecture: Path | None = None
     """A config.json, or a directory with one, for `mindrl plan` without weights; those of the supported models are
-    under configs/model. Where `path` holds a config.json too, both must describe the same model."""
+    under configs/model. Where `path` holds a config.json too, that counts, and both must have the same shape."""

@@ -1,6 +1,6 @@
 """Finds the architecture that a configuration plans for: the model's own config.json, or one in its place."""
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import mindrl
@@ -27,21 +27,25 @@ def planned_architecture(config: Config) -> Architecture:
     return architecture_file(config.model.architecture)
 
 
+NO_SHAPE = frozenset({"dtype", "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling"})
+"""Fields in which the base model and what was tuned from it may differ."""
+
+
 def check_same_model(config: Config, architecture: Architecture) -> None:
-    """Refuse a `model.architecture` that describes another model than `model.path`, whose architecture is given."""
+    """Refuse a `model.architecture` of another shape than `model.path` has, whose architecture is given."""
     if config.model.architecture is None:
         return
-    other = replace(architecture_file(config.model.architecture), dtype=architecture.dtype)
+    other = architecture_file(config.model.architecture)
     different = [
         f"{field.name} {getattr(other, field.name)!r} instead of {getattr(architecture, field.name)!r}"
         for field in fields(Architecture)
-        if getattr(other, field.name) != getattr(architecture, field.name)
+        if field.name not in NO_SHAPE and getattr(other, field.name) != getattr(architecture, field.name)
     ]
     if different:
         raise RequestError(
             f"model.architecture: {config.model.architecture} describes another model than model.path, "
-            f"{config.model.path}: {'; '.join(different)}. Leave model.architecture out: it is for planning without "
-            "the model."
+            f"{config.model.path}: {'; '.join(different)}. It is for planning without the model: set "
+            "model.architecture=null."
         )
 
 

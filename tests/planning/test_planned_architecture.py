@@ -38,10 +38,11 @@ def test_shipped_configs_are_found_from_any_working_directory(tmp_path: Path, mo
     assert planned_architecture(config).experts.num_experts == 128
 
 
-def test_both_must_describe_the_same_model_whatever_type_its_weights_have(tmp_path: Path):
-    path = model_in(tmp_path / "model", "qwen3-8b", torch_dtype="float32")
+def test_both_must_have_the_same_shape_and_the_models_own_counts(tmp_path: Path):
+    path = model_in(tmp_path / "model", "qwen3-8b", torch_dtype="float32", max_position_embeddings=32768)
     same = load(minimal_yaml(tmp_path), [f"model.path={path}", f"model.architecture={SHIPPED}/qwen3-8b"])
     assert planned_architecture(same).dtype == "float32"
+    assert planned_architecture(same).max_position_embeddings == 32768
     other = load(minimal_yaml(tmp_path), [f"model.path={path}", f"model.architecture={SHIPPED}/qwen2.5-7b"])
     with pytest.raises(
         RequestError, match=r"model.architecture: .*another model.*num_layers 28 instead of 36"
