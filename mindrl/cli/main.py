@@ -19,6 +19,7 @@ from mindrl.errors import RequestError
 COMMANDS = {
     "preprocess": "mindrl.cli.preprocess",
     "convert": "mindrl.cli.convert",
+    "plan": "mindrl.cli.plan",
     "train": "mindrl.cli.train",
     "eval": "mindrl.cli.eval",
     "report": "mindrl.cli.report",
