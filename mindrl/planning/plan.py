@@ -139,14 +139,21 @@ def _not_trainable(config: Config, architecture: Architecture) -> list[str]:
 
 
 def _across_nodes(topology: Topology) -> list[str]:
-    """Groups that talk in every layer belong on one node."""
-    sizes = {
-        "actor.tensor_model_parallel_size": topology.tensor_parallel_size,
+    """Groups that talk in every layer belong on one node. A group lies within so many neighbouring ranks."""
+    tensor, per_node = topology.tensor_parallel_size, topology.devices_per_node
+    neighbours = {
+        "actor.tensor_model_parallel_size": tensor,
+        "actor.context_parallel_size": tensor * topology.context_parallel_size,
+        "actor.expert_model_parallel_size": tensor * topology.expert_parallel_size,
         "rollout.tensor_parallel_size": topology.engine_size,
     }
+    if topology.context_parallel_size == 1:
+        del neighbours["actor.context_parallel_size"]
+    if topology.expert_parallel_size == 1:
+        del neighbours["actor.expert_model_parallel_size"]
     return [
-        f"{key}: groups of {size} devices reach across nodes of {topology.devices_per_node}, and every layer waits for "
-        "the network between them; a divisor of the devices of a node is faster"
-        for key, size in sizes.items()
-        if topology.world_size > topology.devices_per_node and topology.devices_per_node % size
+        f"{key}: its groups lie within {span} neighbouring devices and a node has {per_node}, so some of them reach "
+        "across nodes, and every layer waits for the network between these"
+        for key, span in neighbours.items()
+        if topology.world_size > per_node and per_node % span
     ]

@@ -200,4 +200,7 @@ def test_what_can_not_be_laid_out_is_refused(capsys, tmp_path: Path, arguments: 
 def test_a_note_says_where_groups_reach_across_nodes(capsys, tmp_path: Path):
     across = ["cluster.num_nodes=2", "cluster.devices_per_node=2", "rollout.tensor_parallel_size=4"]
     (note,) = plan_json(capsys, tmp_path, "qwen3-8b", *across)["notes"]
-    assert note.startswith("rollout.tensor_parallel_size: groups of 4 devices reach across nodes of 2")
+    assert note.startswith("rollout.tensor_parallel_size: its groups lie within 4 neighbouring devices")
+    experts = ["actor.expert_model_parallel_size=4", "cluster.num_nodes=2", "cluster.devices_per_node=2"]
+    _, note = plan_json(capsys, tmp_path, "qwen3-30b-a3b", *experts)["notes"]
+    assert note.startswith("actor.expert_model_parallel_size: its groups lie within 4 neighbouring devices")
