@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,18 +11,16 @@ import torch
 from tqdm import tqdm
 
 from mindrl.checkpoint import directories
-from mindrl.checkpoint.byte_plan import CopyPlan, StoredTensor
+from mindrl.checkpoint.byte_plan import CopyPlan
 from mindrl.checkpoint.copying import carry_out
+from mindrl.checkpoint.expected import expected_tensors
 from mindrl.checkpoint.hf_to_mcore import plan_hf_to_mcore
 from mindrl.checkpoint.mcore_to_hf import LARGEST_FILE_BYTES, plan_mcore_to_hf
 from mindrl.checkpoint.safetensors_files import INDEX_NAME, read_model
 from mindrl.checkpoint.torch_dist import METADATA_NAME, metadata_bytes, read_directory
 from mindrl.errors import RequestError
-from mindrl.weight_maps import Architecture, WeightMap, read_architecture, weight_map
+from mindrl.weight_maps import Architecture, read_architecture, weight_map
 from mindrl.weight_maps.architecture import read_config
-
-_ROTARY_BUFFER = "rotary_emb.inv_freq"
-"""Old Llama files hold this; it is computed, not learned."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def convert_hf_to_mcore(
     arch = read_architecture(load_dir)
     check(arch)
     weights = weight_map(arch)
-    stored, notes = _expected_tensors(weights, read_model(load_dir), load_dir)
+    stored, notes = expected_tensors(weights, read_model(load_dir), load_dir)
     companions = _companions(load_dir, tokenizer)
     directories.refuse_existing(save_dir, overwrite, directories.TRACKER_NAME)
     plan = plan_hf_to_mcore(weights, stored, dtype, tensor_parallel_size)
@@ -120,55 +118,6 @@ def convert_mcore_to_hf(
             _set_dtype(root / "config.json", next(iter(plan.dtypes)))
     dtypes = ", ".join(sorted(plan.dtypes))
     return Conversion(target, arch.family, dtypes, weights.num_parameters, plan.copy.num_bytes, notes)
-
-
-def _expected_tensors(
-    weights: WeightMap, stored: Mapping[str, StoredTensor], hf_dir: Path
-) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
-    """The map's tensors out of the files, all there, of the right shape, and nothing unknown beside them."""
-    notes: list[str] = []
-    expected = {source.name: source for source in weights.hf_tensors}
-    missing = [name for name in expected if name not in stored]
-    unknown = [name for name in stored if name not in expected and not name.endswith(_ROTARY_BUFFER)]
-    if weights.architecture.tied_embeddings and "lm_head.weight" in unknown:
-        unknown.remove("lm_head.weight")
-        _require_equal(stored["lm_head.weight"], stored["model.embed_tokens.weight"])
-        notes.append("lm_head.weight is the embedding (tied), so it is stored once.")
-    if missing or unknown:
-        raise RequestError(
-            f"The weights in {hf_dir} are not those of its config.json ({weights.architecture.model_type}, "
-            f"{weights.architecture.num_layers} layers): missing {_some(missing)}; unknown {_some(unknown)}."
-        )
-    for name, source in expected.items():
-        if stored[name].shape != source.shape:
-            raise RequestError(
-                f"{name} in {stored[name].path} has shape {stored[name].shape}, config.json makes it {source.shape}."
-            )
-    return {name: stored[name] for name in expected}, tuple(notes)
-
-
-def _require_equal(a: StoredTensor, b: StoredTensor) -> None:
-    """Compare two tensors' bytes in pieces."""
-    equal = (a.shape, a.dtype) == (b.shape, b.dtype)
-    with a.path.open("rb") as file_a, b.path.open("rb") as file_b:
-        file_a.seek(a.offset)
-        file_b.seek(b.offset)
-        left = a.num_bytes
-        while equal and left:
-            size = min(left, 8 << 20)
-            equal = file_a.read(size) == file_b.read(size)
-            left -= size
-    if not equal:
-        raise RequestError(
-            f"config.json ties the embeddings, but {a.name} differs from {b.name}: one of the two is wrong. "
-            "Set tie_word_embeddings to false if both are meant."
-        )
-
-
-def _some(names: list[str]) -> str:
-    if not names:
-        return "none"
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _config_directory(checkpoint: Path, hf_dir: Path | None, save_dir: Path) -> Path:

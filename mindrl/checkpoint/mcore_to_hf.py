@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mindrl.checkpoint.byte_plan import CopyPlan, StoredTensor, Tile
+from mindrl.checkpoint.expected import find_tensor
 from mindrl.checkpoint.safetensors_files import lay_out
 from mindrl.checkpoint.torch_dist import GlobalTensor
 from mindrl.checkpoint.torch_zip import locate_tensor
@@ -49,7 +50,7 @@ def plan_mcore_to_hf(
     outputs: list[tuple[str, tuple[int, ...], str, tuple[Tile, ...]]] = []
     try:
         for rule in weights.rules:
-            tensor = _find(rule, saved, weights)
+            tensor = find_tensor(rule, saved, weights)
             chunks = locator.chunks(rule, tensor)
             sources += [chunk.stored for chunk in chunks]
             tiles = _tiles(rule, chunks)
@@ -61,34 +62,6 @@ def plan_mcore_to_hf(
     files, index = lay_out(outputs, max_file_bytes)
     plan = CopyPlan(tuple(sources), files, tuple(dropped))
     return HfPlan(plan, index, frozenset(output[2] for output in outputs))
-
-
-def _find(rule: TensorRule, saved: Mapping[str, GlobalTensor], weights: WeightMap) -> GlobalTensor:
-    """The rule's tensor in the checkpoint: stacked over layers, or one per layer."""
-    per_layer = rule.checkpoint_key.replace("decoder.layers.", f"decoder.layers.{rule.layer}.", 1)
-    for key, leading in ((rule.checkpoint_key, rule.layer is not None), (per_layer, False)):
-        if key in saved:
-            tensor = saved[key]
-            shape = tensor.shape[1:] if leading else tensor.shape
-            stacked_right = not leading or tensor.shape[0] == weights.architecture.num_layers
-            if not stacked_right or not _fits(rule, shape):
-                raise RequestError(
-                    f"Checkpoint tensor {key} has shape {tensor.shape}; config.json wants "
-                    f"{rule.megatron_shape} in each of {weights.architecture.num_layers} layers. "
-                    "Is this the config.json of the checkpoint's model (--hf-dir)?"
-                )
-            return tensor
-    raise RequestError(
-        f"The checkpoint has no tensor {rule.checkpoint_key}, nor {per_layer}, which a "
-        f"{weights.architecture.model_type} model needs. Is this the config.json of the checkpoint's model (--hf-dir)?"
-    )
-
-
-def _fits(rule: TensorRule, shape: tuple[int, ...]) -> bool:
-    wanted = rule.megatron_shape
-    if rule.pads_vocabulary:
-        return shape[1:] == wanted[1:] and shape[0] >= wanted[0]
-    return shape == wanted
 
 
 class _Locator:

@@ -33,12 +33,13 @@ def run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from mindrl.cluster.authentication import use_a_token_of_our_own
     from mindrl.config import load
+    from mindrl.trainer.paper_checks import check_on_paper
 
     config = load(args.config, args.overrides)
+    check_on_paper(config)
     use_a_token_of_our_own()
-    from mindrl.trainer.preflight import (
-        check_request,
-    )  # takes torch, which a mistake in the yaml need not wait for
+    # This takes torch, which a mistake in the yaml need not wait for.
+    from mindrl.trainer.preflight import check_request
 
     for notice in check_request(config, overwrite=args.overwrite):
         print(notice, file=sys.stderr)

@@ -2,8 +2,11 @@
 
 import difflib
 from collections.abc import Collection, Iterator, Mapping
-from typing import get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 
 from mindrl.config.base import Section
@@ -50,19 +53,55 @@ def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str | Non
 
 
 def check_pass_through(
-    key: str, given: Collection[str], known: Collection[str], refused: Mapping[str, str], receiver: str
+    key: str, given: Mapping[str, object], known: Mapping[str, Any], refused: Mapping[str, str], receiver: str
 ) -> None:
-    """Check the names in a section that is handed to another library as it is.
+    """Check names and types in a section that is handed to another library as it is.
 
-    `key` is the section (`rollout.engine_args`), `known` the names that `receiver` takes, `refused` those of them that
+    `key` is the section (`rollout.engine_args`), `known` what `receiver` takes and of which type, `refused` those that
     can't be given here, each with the reason. Raises `RequestError` with one line a name."""
     problems: list[str] = []
-    for name in given:
+    for name, value in given.items():
         if name in refused:
             problems.append(f"{key}.{name}: can't be set here: {refused[name]}")
         elif name not in known:
             near = nearest(name, known)
             hint = f"; did you mean {key}.{near}?" if near else ""
             problems.append(f"{key}.{name}: {receiver} has no such field{hint}")
+        elif not _is_a(value, known[name]):
+            problems.append(f"{key}.{name}: found {value!r}, expected {_spelled(known[name])}")
     if problems:
         raise RequestError("\n".join(problems))
+
+
+def _is_a(value: object, annotation: Any) -> bool:
+    """Whether a value can be meant where another library wants this type; types of its own are its to check."""
+    try:
+        TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError:
+        return False
+    except PydanticUserError:
+        return True
+    return True
+
+
+def _spelled(annotation: Any) -> str:
+    """`Optional[Literal['full', 'selective']]` as `'full' or 'selective' or null`."""
+    if annotation is NoneType:
+        return "null"
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return " or ".join(map(repr, arguments))
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(dict.fromkeys(_spelled(each) for each in arguments))
+    if get_origin(annotation) in (list, tuple, set):
+        return "a list"
+    return TYPE_NAMES.get(annotation, str(annotation))
+
+
+TYPE_NAMES: dict[object, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    dict: "a mapping",
+}

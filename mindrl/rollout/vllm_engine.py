@@ -12,6 +12,7 @@ import gc
 import json
 import logging
 import random
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -285,9 +286,18 @@ class VllmEngine:
 
 
 def check_engine_args(engine_args: Mapping[str, Any]) -> None:
-    """`RequestError` for a name that vLLM does not know or that the engine sets itself."""
-    known = [field.name for field in fields(EngineArgs)]
+    """`RequestError` for a name that vLLM does not know or that the engine sets itself, and for a wrong type."""
+    names = vars(sys.modules[EngineArgs.__module__])
+    known = {field.name: _type_of(field.type, names) for field in fields(EngineArgs)}
     check_pass_through("rollout.engine_args", engine_args, known, FIXED_ARGS, "vLLM's EngineArgs")
+
+
+def _type_of(annotation: Any, names: Mapping[str, Any]) -> Any:
+    """An annotation that may be text; `Any` where it uses names that vLLM imports for type checkers only."""
+    try:
+        return eval(annotation, dict(names)) if isinstance(annotation, str) else annotation
+    except NameError:
+        return Any
 
 
 def _sampling_params(sampling: Sampling, seed: int) -> SamplingParams:

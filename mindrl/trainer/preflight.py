@@ -1,28 +1,28 @@
-"""What must hold before a run may start, beyond its configuration: files, devices, libraries.
+"""What must hold before a run may start, beyond what `paper_checks` has found: files, devices, libraries.
 
 Everything here runs before Ray starts and before anything is written. All problems are found and told together.
 """
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import hal
 from hal.launch import ray_start_arguments
 from mindrl.checkpoint.directories import latest_checkpoint
-from mindrl.checkpoint.torch_dist import read_directory
+from mindrl.checkpoint.expected import check_checkpoint, check_hf_weights
+from mindrl.config.model import ModelConfig
 from mindrl.config.schema import Config
 from mindrl.data.prompts import load_prompts
 from mindrl.data.stop_tokens import stop_token_ids
 from mindrl.errors import RequestError
 from mindrl.models.kernel_facts import DTYPES, kernel_facts
-from mindrl.planning.checks import check_trainable
-from mindrl.planning.model import check_same_model
 from mindrl.rewards import find
 from mindrl.rollout.choose import check_engine_args, choose_engine
 from mindrl.trainer.run_directory import RunDirectory
-from mindrl.trainer.sinks import wandb_settings
-from mindrl.weight_maps import Architecture, read_architecture
+from mindrl.trainer.sinks import require_wandb_server, wandb_settings
+from mindrl.weight_maps import Architecture, read_architecture, weight_map
 
 
 def check_request(config: Config, *, overwrite: bool) -> list[str]:
@@ -39,38 +39,53 @@ def check_request(config: Config, *, overwrite: bool) -> list[str]:
 
     sources = [source.path for source in (*config.data.train, *config.data.eval)]
     directory = RunDirectory(config.trainer.output_dir)
+    inputs = [config.model.path, *filter(None, [config.model.checkpoint]), *sources]
+    notices: list[str] = []
     attempt(lambda: directory.check(overwrite=overwrite))
-    attempt(
-        lambda: directory.check_inputs(filter(None, (config.model.path, config.model.checkpoint, *sources)))
-    )
-    model_fits = attempt(lambda: _check_model(config))
-    attempt(lambda: _check_initial_weights(config))
+    attempt(lambda: directory.check_inputs(inputs))
+    architecture = read_architecture(config.model.path)
+    attempt(lambda: _check_room(config, architecture))
+    attempt(lambda: _check_tokenizer(config.model.path, architecture))
+    attempt(lambda: _check_initial_weights(config.model, architecture))
     for path in sources:
         attempt(lambda path=path: _check_prompts(path, config))
     for function in config.reward.functions:
         attempt(lambda name=function.name: _check_reward(name))
-    attempt(lambda: _check_pass_through(config))
+    passed_through = attempt(lambda: _check_pass_through(config, architecture))
     attempt(lambda: _check_wandb(config))
-    notices: list[str] = []
     attempt(lambda: notices.extend(_check_device(config)))
-    if model_fits:
-        attempt(lambda: _check_kernels(config))
+    if passed_through:
+        attempt(lambda: _check_kernels(config, architecture))
     if problems:
         raise RequestError("\n".join(dict.fromkeys(problems)))  # several checks may meet the same problem
     return notices
 
 
-def _check_model(config: Config) -> None:
-    architecture = read_architecture(config.model.path)
-    check_same_model(config, architecture)
-    check_trainable(config, architecture)
-    stop_token_ids(config.model.path)
-    _check_tokenizer(config.model.path, architecture)
+def _check_room(config: Config, architecture: Architecture) -> None:
+    """The last step is always saved, so there must be room for it at least: weights, and AdamW's float32 state."""
+    place = config.trainer.output_dir.absolute()
+    while not place.exists():
+        place = place.parent
+    needed = weight_map(architecture).num_parameters * (DTYPES[config.actor.dtype].itemsize + 12)
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise RequestError(
+            f"trainer.output_dir: {place} has {free / 1e9:.3g} GB free, and the checkpoint that ends the run "
+            f"(weights and optimizer state) takes {needed / 1e9:.3g} GB; make room there, or name another directory"
+        )
 
 
 def _check_tokenizer(hf_dir: Path, architecture: Architecture) -> None:
-    """Every token that the tokenizer can make needs a row in the embedding."""
+    """Every token that the tokenizer can make needs a row in the embedding, and one of them ends responses."""
     from mindrl.data.encoding import load_tokenizer
+
+    beyond = [token for token in stop_token_ids(hf_dir) if token >= architecture.vocab_size]
+    if beyond:
+        raise RequestError(
+            f"model.path: eos_token_id {', '.join(map(str, beyond))} in {hf_dir} is no token of the model, whose vocab_size "
+            f"is {architecture.vocab_size}, so no response could ever end; correct it in config.json or "
+            "generation_config.json"
+        )
 
     try:
         tokenizer = load_tokenizer(hf_dir)
@@ -83,14 +98,25 @@ def _check_tokenizer(hf_dir: Path, architecture: Architecture) -> None:
         )
 
 
-def _check_initial_weights(config: Config) -> None:
-    if config.model.checkpoint is not None:
-        read_directory(latest_checkpoint(config.model.checkpoint))
-    elif not any(config.model.path.glob("*.safetensors")):
+def _check_initial_weights(model: ModelConfig, architecture: Architecture) -> None:
+    """Of the model, and all there; only headers are read."""
+    if model.checkpoint is not None:
+        try:
+            check_checkpoint(architecture, latest_checkpoint(model.checkpoint))
+        except RequestError as error:
+            raise RequestError(
+                f"model.checkpoint: {error} (model.path is {model.path}; `mindrl convert` writes the checkpoint from it)"
+            ) from error
+        return
+    if not any(model.path.glob("*.safetensors")):
         raise RequestError(
-            f"model.path: {config.model.path} holds no .safetensors file, and model.checkpoint is not given, so there "
+            f"model.path: {model.path} holds no .safetensors file, and model.checkpoint is not given, so there "
             "are no weights to start from. Set model.checkpoint to what `mindrl convert` wrote, or add the weights."
         )
+    try:
+        check_hf_weights(architecture, model.path)
+    except RequestError as error:
+        raise RequestError(f"model.path: {error}") from error
 
 
 def _check_prompts(path: Path, config: Config) -> None:
@@ -101,18 +127,20 @@ def _check_reward(name: str) -> None:
     find(name)
 
 
-def _check_pass_through(config: Config) -> None:
-    """Names in the two sections that go to other libraries; those are imported only when there is one."""
+def _check_pass_through(config: Config, architecture: Architecture) -> None:
+    """The two sections that go to other libraries; those are imported only when there is one."""
     if config.actor.transformer_config:
-        from mindrl.models.megatron.transformer_config import check_pass_through
+        from mindrl.models.megatron.transformer_config import build_transformer_config
 
-        check_pass_through(config.actor.transformer_config)
+        build_transformer_config(config.actor, architecture, fused_rope=False)
     if config.rollout.engine_args:
         check_engine_args(config.rollout, hal.choose(config.hal.accelerator))
 
 
 def _check_wandb(config: Config) -> None:
-    wandb_settings(config.logging, os.environ)
+    settings = wandb_settings(config.logging, os.environ)
+    if settings and not settings.offline:
+        require_wandb_server(os.environ)
 
 
 def _check_device(config: Config) -> list[str]:
@@ -125,6 +153,6 @@ def _check_device(config: Config) -> list[str]:
     return [notice] if notice else []
 
 
-def _check_kernels(config: Config) -> None:
-    facts = kernel_facts(config.actor, read_architecture(config.model.path))
+def _check_kernels(config: Config, architecture: Architecture) -> None:
+    facts = kernel_facts(config.actor, architecture)
     hal.select(hal.choose(config.hal.accelerator), facts, config.hal.kernels)

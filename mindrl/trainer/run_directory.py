@@ -40,6 +40,11 @@ class RunDirectory:
     def check_inputs(self, inputs: Iterable[Path]) -> None:
         """`RequestError` where `prepare` would delete what the run starts from."""
         for path in inputs:
+            if path.resolve() == self.path.resolve():
+                raise RequestError(
+                    f"trainer.output_dir: {self.path} is what the run starts from, and its results must not mix with "
+                    "that. Name another directory (trainer.output_dir=...)."
+                )
             for name in self.OURS:
                 ours = (self.path / name).resolve()
                 if ours == path.resolve() or ours in path.resolve().parents:

@@ -3,15 +3,19 @@
 import importlib.util
 import netrc
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from mindrl.config.trainer import LoggingConfig
 from mindrl.errors import RequestError
 
+WANDB_URL = "https://api.wandb.ai"
+REACH_SECONDS = 5.0
 SWITCHES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
 
 
@@ -40,8 +44,7 @@ def wandb_settings(logging: LoggingConfig, environ: Mapping[str, str] = os.envir
     """What the configuration and the environment ask for together; None when W&B is not asked for.
 
     The environment variables `enable_wandb` and `wandb_project` override the configuration. `RequestError` when W&B
-    is asked for but can't be served: package missing, or online without an API key. Opens no connection, so that
-    `mindrl train` calls it before Ray starts."""
+    is asked for but can't be served: package missing, or online without an API key. Opens no connection."""
     if not _enabled(logging, environ):
         return None
     mode = environ.get("WANDB_MODE", "online").lower()
@@ -63,6 +66,25 @@ def wandb_settings(logging: LoggingConfig, environ: Mapping[str, str] = os.envir
     return WandbSettings(project=project, offline=mode == "offline")
 
 
+def require_wandb_server(environ: Mapping[str, str] = os.environ) -> None:
+    """`RequestError` unless a connection to the W&B server, or to the proxy on the way there, can be made."""
+    url = urlsplit(environ.get("WANDB_BASE_URL") or WANDB_URL)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise RequestError(f"WANDB_BASE_URL is {url.geturl()!r}; give an address such as {WANDB_URL}")
+    via = url
+    if not proxy_bypass(url.hostname):
+        via = urlsplit(getproxies().get(url.scheme) or url.geturl())
+    address = (via.hostname or "", via.port or {"http": 80, "https": 443}.get(via.scheme, 443))
+    try:
+        socket.create_connection(address, timeout=REACH_SECONDS).close()
+    except OSError as error:
+        raise RequestError(
+            f"logging.enable_wandb asks for Weights & Biases, but {url.geturl()} can't be reached "
+            f"({address[0]}:{address[1]}: {error.strerror or error}). Check the network, or set WANDB_MODE=offline "
+            "to write to the run directory only (`wandb sync` uploads it later)"
+        ) from error
+
+
 def _enabled(logging: LoggingConfig, environ: Mapping[str, str]) -> bool:
     text = environ.get("enable_wandb")
     if text is None:
@@ -76,7 +98,7 @@ def _has_api_key(environ: Mapping[str, str]) -> bool:
     """Looks where wandb does: the environment, then the netrc file that `wandb login` writes."""
     if environ.get("WANDB_API_KEY"):
         return True
-    host = urlsplit(environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    host = urlsplit(environ.get("WANDB_BASE_URL", WANDB_URL)).hostname or ""
     path = Path(environ.get("NETRC") or Path.home() / ".netrc")
     try:
         return netrc.netrc(path).authenticators(host) is not None

@@ -9,6 +9,9 @@ from typing import Any
 from mindrl.errors import RequestError
 from mindrl.weight_maps.architecture import Architecture
 
+MOST_LAYERS = 10_000
+MOST_HEADS = 100_000
+"""Far above any model's; what is listed layer by layer and head by head would not end for a misprint."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -17,7 +20,7 @@ def dense_architecture(
 ) -> Architecture:
     """A model without experts and latent attention; `head_dim` is the family's default, if it has one of its own."""
     _refuse_unsupported(config)
-    num_heads = positive(config, "num_attention_heads")
+    num_heads = positive(config, "num_attention_heads", most=MOST_HEADS)
     num_kv_heads = positive(config, "num_key_value_heads", default=num_heads)
     hidden_size = positive(config, "hidden_size")
     if num_heads % num_kv_heads:
@@ -29,7 +32,7 @@ def dense_architecture(
     return Architecture(
         family=family,
         model_type=config["model_type"],
-        num_layers=positive(config, "num_hidden_layers"),
+        num_layers=positive(config, "num_hidden_layers", most=MOST_LAYERS),
         hidden_size=hidden_size,
         intermediate_size=positive(config, "intermediate_size"),
         num_heads=num_heads,
@@ -47,13 +50,17 @@ def dense_architecture(
     )
 
 
-def positive(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    """A positive integer; null reads as absent."""
+def positive(config: Mapping[str, Any], key: str, default: int | None = None, most: int | None = None) -> int:
+    """A positive integer, no larger than `most`; null reads as absent."""
     value = config.get(key)
     if value is None:
         value = default
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise RequestError(f"config.json: {key} is {value!r}, expected a positive integer.")
+    if most is not None and value > most:
+        raise RequestError(
+            f"config.json: {key} is {value}; no model has more than {most}: this must be a mistake."
+        )
     return value
 
 

@@ -79,21 +79,22 @@ def test_a_key_with_a_letter_too_few_or_two_swapped_is_recognised(key: str, data
 
 
 def test_pass_through_names_are_checked_against_what_the_library_takes():
-    def check(*names: str) -> None:
+    def check(**given: object) -> None:
         check_pass_through(
             "actor.transformer_config",
-            names,
-            known={"layernorm_epsilon", "attention_dropout", "sequence_parallel"},
+            given,
+            known={"layernorm_epsilon": float, "attention_dropout": float, "sequence_parallel": bool},
             refused={"sequence_parallel": "it is actor.sequence_parallel"},
             receiver="Megatron's TransformerConfig",
         )
 
-    check("attention_dropout")
+    check(attention_dropout=0.1)
     with pytest.raises(RequestError) as caught:
-        check("atention_dropout", "sequence_parallel", "zzz")
+        check(atention_dropout=0.1, sequence_parallel=True, zzz=1, layernorm_epsilon="x")
     assert str(caught.value).splitlines() == [
         "actor.transformer_config.atention_dropout: Megatron's TransformerConfig has no such field; did you mean "
         "actor.transformer_config.attention_dropout?",
         "actor.transformer_config.sequence_parallel: can't be set here: it is actor.sequence_parallel",
         "actor.transformer_config.zzz: Megatron's TransformerConfig has no such field",
+        "actor.transformer_config.layernorm_epsilon: found 'x', expected a number",
     ]

@@ -31,7 +31,20 @@ def test_a_field_that_the_model_or_the_layout_decides_is_refused() -> None:
         check_pass_through({"num_layers": 3})
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"recompute_granularity": "sometimes"}, "found 'sometimes', expected 'full' or 'selective' or null"),
+        ({"attention_dropout": "x"}, "found 'x', expected a number"),
+        ({"attention_dropout": 7}, "found 7, expected a share of at least 0 and below 1"),
+    ],
+)
+def test_a_value_that_can_not_be_meant_is_refused(given: dict[str, object], told: str) -> None:
+    with pytest.raises(RequestError, match=told):
+        check_pass_through(given)
+
+
 def test_what_megatron_refuses_is_a_request_error(model: Path) -> None:
-    config = make_config(model, 1, transformer_config={"recompute_granularity": "sometimes"})
+    config = make_config(model, 1, transformer_config={"recompute_granularity": "full"})
     with pytest.raises(RequestError, match="Megatron-core refuses"):
         build_transformer_config(config.actor, read_architecture(model), fused_rope=False)

@@ -1,8 +1,7 @@
 """Megatron's TransformerConfig from the model's architecture, the actor's layout and the user's pass-through."""
 
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from megatron.core.transformer import TransformerConfig
@@ -89,8 +88,8 @@ def build_transformer_config(
 
 
 def check_pass_through(overrides: Mapping[str, Any]) -> None:
-    """Refuse keys of `actor.transformer_config` that Megatron-core lacks or that would not act."""
-    known = {field.name for field in fields(TransformerConfig)}
+    """Refuse keys of `actor.transformer_config` that Megatron-core lacks or that would not act, and wrong types."""
+    known = get_type_hints(TransformerConfig)
     reason = (
         "this backend decides it itself (from the model, the actor's layout and the kernels) or does not support it; "
         f"fields that are passed through: {', '.join(sorted(PASSED_THROUGH))}"
@@ -99,6 +98,11 @@ def check_pass_through(overrides: Mapping[str, Any]) -> None:
         "actor.transformer_config",
         overrides,
         known,
-        dict.fromkeys(known - PASSED_THROUGH, reason),
+        dict.fromkeys(known.keys() - PASSED_THROUGH, reason),
         "Megatron-core's TransformerConfig",
     )
+    for name in ("attention_dropout", "hidden_dropout"):
+        if not 0 <= overrides.get(name, 0.0) < 1:
+            raise RequestError(
+                f"actor.transformer_config.{name}: found {overrides[name]}, expected a share of at least 0 and below 1"
+            )

@@ -1,0 +1,30 @@
+"""What the yaml and the model's config.json decide between them: told at once, before torch is imported."""
+
+from pathlib import Path
+
+from mindrl.config.schema import Config
+from mindrl.errors import RequestError
+from mindrl.files import require_path
+from mindrl.planning.checks import check_trainable
+from mindrl.planning.model import check_same_model
+from mindrl.weight_maps import read_architecture
+
+
+def check_on_paper(config: Config) -> None:
+    """`RequestError` where the model is not there, is of no known family, or does not fit the layout and lengths."""
+    _require_model_directory(config.model.path)
+    architecture = read_architecture(config.model.path)
+    check_same_model(config, architecture)
+    check_trainable(config, architecture)
+
+
+def _require_model_directory(path: Path) -> None:
+    require_path(path, "model.path")
+    if path.is_file():
+        raise RequestError(f"model.path: {path} is a file; give the Hugging Face directory that it lies in")
+    if path.is_dir():
+        return
+    hint = "give the Hugging Face directory of the model: config.json, tokenizer files, weights"
+    if not path.is_absolute() and len(path.parts) == 2 and not path.parent.exists():
+        hint = f"a model of the hub has to be downloaded first: hf download {path} --local-dir {path}"
+    raise RequestError(f"model.path: there is no directory {path}; {hint}")
