@@ -4,6 +4,6 @@
 #   LOAD_DIR=... SAVE_DIR=... bash examples/ckpt/ckpt_convert_qwen25_hf2mcore.sh [flags of mindrl convert]
 set -euo pipefail
 
-export LOAD_DIR=${LOAD_DIR:-ckpt/hf/Qwen2.5-7B}
+export LOAD_DIR=${LOAD_DIR:-models/Qwen2.5-7B}
 export SAVE_DIR=${SAVE_DIR:-ckpt/mcore/Qwen2.5-7B}
 exec bash "$(dirname "${BASH_SOURCE[0]}")/_hf2mcore.sh" "$@"

@@ -5,5 +5,5 @@
 set -euo pipefail
 
 export LOAD_DIR=${LOAD_DIR:-ckpt/mcore/Qwen2.5-7B}
-export SAVE_DIR=${SAVE_DIR:-ckpt/hf/Qwen2.5-7B-trained}
+export SAVE_DIR=${SAVE_DIR:-models/Qwen2.5-7B-trained}
 exec bash "$(dirname "${BASH_SOURCE[0]}")/_mcore2hf.sh" "$@"

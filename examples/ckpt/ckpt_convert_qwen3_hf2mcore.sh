@@ -4,6 +4,6 @@
 #   LOAD_DIR=... SAVE_DIR=... bash examples/ckpt/ckpt_convert_qwen3_hf2mcore.sh [flags of mindrl convert]
 set -euo pipefail
 
-export LOAD_DIR=${LOAD_DIR:-ckpt/hf/Qwen3-8B}
+export LOAD_DIR=${LOAD_DIR:-models/Qwen3-8B}
 export SAVE_DIR=${SAVE_DIR:-ckpt/mcore/Qwen3-8B}
 exec bash "$(dirname "${BASH_SOURCE[0]}")/_hf2mcore.sh" "$@"

@@ -5,5 +5,5 @@
 set -euo pipefail
 
 export LOAD_DIR=${LOAD_DIR:-ckpt/mcore/Qwen3-8B}
-export SAVE_DIR=${SAVE_DIR:-ckpt/hf/Qwen3-8B-trained}
+export SAVE_DIR=${SAVE_DIR:-models/Qwen3-8B-trained}
 exec bash "$(dirname "${BASH_SOURCE[0]}")/_mcore2hf.sh" "$@"

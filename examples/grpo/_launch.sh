@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # The common part of every launch script: Ray on this node, the run on the first node, and a clean end of both.
 #
-#   DEFAULT_YAML=configs/grpo_quickstart.yaml NPUS_PER_NODE=2 bash examples/grpo/_launch.sh [key=value ...] [--overwrite]
+#   DEFAULT_YAML=configs/grpo_quickstart.yaml bash examples/grpo/_launch.sh [YAML] [key=value ...] [--overwrite]
 #
-# The same command runs on every node. What it takes from the environment:
-#   DEFAULT_YAML    the run's configuration, relative to the checkout
+# The same command runs on every node. What it takes from the environment (docs/launch.md says more):
+#   DEFAULT_YAML    the run's configuration: a path in the checkout, or a name in configs/; the argument YAML goes before
 #   NNODES          nodes of the run (1)
-#   NPUS_PER_NODE   worker processes, one device each, on every node (1)
+#   NPUS_PER_NODE   worker processes, one device each, on every node (as many as this node has devices)
 #   MASTER_ADDR     address of the first node (127.0.0.1 when there is one node)
-#   CURRENT_IP      address of this node (MASTER_ADDR when there is one node)
+#   CURRENT_IP      address of this node (the one from which it reaches MASTER_ADDR)
 #   MASTER_PORT     port of Ray on the first node (6379; a free one when there is one node)
-#   JOIN_TIMEOUT    seconds that a node waits for the first one (40)
+#   JOIN_TIMEOUT    seconds that the nodes wait for each other (300)
 #   RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH   a secret shared by the nodes; without one, a run over several nodes goes
 #                   without authentication
 # Exit codes: 0 done, 1 failed, 2 a request that can't be served, 130 interrupted.
@@ -19,44 +19,20 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 command -v mindrl >/dev/null || PATH=$PWD/.venv/bin:$PATH
 
-NNODES=${NNODES:-1}
-NPUS_PER_NODE=${NPUS_PER_NODE:-1}
-JOIN_TIMEOUT=${JOIN_TIMEOUT:-40}
 READY_TIMEOUT=60 # seconds for Ray's own start on this node
 QUIT_TIMEOUT=4   # seconds that the run, and then Ray, may take to end before they are killed
 
-refuse() { echo "launch: $1" >&2; exit 2; }
+command -v mindrl >/dev/null || {
+  echo "launch: there is no mindrl command here; make the environment first: bash requirements/install.sh" >&2
+  exit 2
+}
 
-command -v mindrl >/dev/null || refuse "there is no mindrl command here; make the environment first: bash requirements/install.sh"
-[[ -n ${DEFAULT_YAML:-} ]] || refuse "DEFAULT_YAML is not set; name the run's configuration, such as configs/grpo_quickstart.yaml"
-[[ $NNODES =~ ^[1-9][0-9]*$ ]] || refuse "NNODES is '$NNODES'; give the number of nodes"
-[[ $NPUS_PER_NODE =~ ^[1-9][0-9]*$ ]] || refuse "NPUS_PER_NODE is '$NPUS_PER_NODE'; give the number of worker processes per node"
-if ((NNODES == 1)); then
-  MASTER_ADDR=${MASTER_ADDR:-127.0.0.1}
-  CURRENT_IP=${CURRENT_IP:-$MASTER_ADDR}
-fi
-[[ -n ${MASTER_ADDR:-} ]] || refuse "NNODES is $NNODES, but MASTER_ADDR is not set; give the first node's address"
-[[ -n ${CURRENT_IP:-} ]] || refuse "NNODES is $NNODES, but CURRENT_IP is not set; give this node's address"
-
-resolve() { { getent ahostsv4 "$1" || true; } | awk 'NR == 1 { print $1 }'; }
-head_ip=$(resolve "$MASTER_ADDR")
-[[ -n $head_ip ]] || refuse "MASTER_ADDR '$MASTER_ADDR' is not known to this machine's name service"
-node_ip=$(resolve "$CURRENT_IP")
-[[ -n $node_ip ]] || refuse "CURRENT_IP '$CURRENT_IP' is not known to this machine's name service"
-
-# The network interface that carries the workers' collectives is the one with this node's address.
-MINDRL_INTERFACE=$(python - "$node_ip" <<'PYTHON'
-import sys, psutil
-held = {address.address: name for name, addresses in psutil.net_if_addrs().items() for address in addresses}
-print(held.get(sys.argv[1], ""))
-PYTHON
-)
-[[ -n $MINDRL_INTERFACE ]] || refuse "CURRENT_IP '$CURRENT_IP' is not an address of this machine"
-export MINDRL_INTERFACE
-
-is_head=false
-[[ $node_ip == "$head_ip" ]] && is_head=true
-arguments=("$DEFAULT_YAML" "cluster.num_nodes=$NNODES" "cluster.devices_per_node=$NPUS_PER_NODE" "$@")
+# This node's part in the run, or why there can be none: sets the variables in small letters below.
+num_nodes="" num_devices="" head_ip="" node_ip="" port="" join_timeout="" is_head="" interface=""
+arguments=() ray_arguments=()
+part=$(python -m mindrl.cluster.launch read "$@")
+eval "$part"
+export MINDRL_INTERFACE=$interface # carries the workers' collectives
 
 ray_pid=""
 train_pid=""
@@ -113,31 +89,15 @@ run_train() {
 }
 
 # Bad requests end here, before anything is started.
-if $is_head; then
-  run_train "${arguments[@]}" --check
-fi
-accelerator=$(python - "${arguments[@]}" <<'PYTHON'
-import sys
-from mindrl.config import load
-overrides = [argument for argument in sys.argv[2:] if not argument.startswith("--")]
-print(load(sys.argv[1], overrides).hal.accelerator)
-PYTHON
-) || refuse "$DEFAULT_YAML can't be read; the reason is above"
-resources=$(python -m hal launch-args --devices "$NPUS_PER_NODE" --accelerator "$accelerator")
-mapfile -t ray_arguments <<<"$resources"
+if $is_head; then run_train "${arguments[@]}" --check; fi
 
-# await_port HOST PORT SECONDS: until something listens there.
-await_port() {
+await_port() { # HOST PORT SECONDS: until something listens there
   local deadline=$((SECONDS + $3))
   until timeout 2 bash -c "exec 3<>/dev/tcp/$1/$2" 2>/dev/null; do
     ((SECONDS < deadline)) || return 1
-    [[ -z $ray_pid ]] || kill -0 "$ray_pid" 2>/dev/null || return 1
+    kill -0 "$ray_pid" 2>/dev/null || return 1
     sleep 0.2
   done
-}
-
-free_port() {
-  python -c 'import socket; s = socket.socket(); s.bind(("'"$node_ip"'", 0)); print(s.getsockname()[1])'
 }
 
 # Socket paths end at 107 bytes, so Ray's session lives in a short directory of its own.
@@ -145,7 +105,7 @@ temp_dir=$(mktemp -d /tmp/mindrl-XXXXXX)
 export RAY_DISABLE_USAGE_STATS=1 RAY_USAGE_STATS_ENABLED=0
 if [[ -n ${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-} ]]; then
   export RAY_AUTH_MODE=token
-elif ((NNODES == 1)); then
+elif ((num_nodes == 1)); then
   (umask 077 && head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n' >"$temp_dir/token")
   export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$temp_dir/token
 else
@@ -153,9 +113,10 @@ else
   $is_head && echo "launch: no RAY_AUTH_TOKEN: whoever reaches $head_ip can use this cluster" >&2
 fi
 
+# Workers take free ports, so that MASTER_PORT may lie anywhere.
 start_ray() {
   start ray start --block --node-ip-address="$node_ip" --temp-dir="$temp_dir" --disable-usage-stats \
-    "${ray_arguments[@]}" "$@" >"$temp_dir/ray_start.log" 2>&1
+    --min-worker-port=0 --max-worker-port=0 "${ray_arguments[@]}" "$@" >"$temp_dir/ray_start.log" 2>&1
   ray_pid=$started
 }
 
@@ -166,8 +127,7 @@ fail() {
 }
 
 run_head() {
-  local port=${MASTER_PORT:-6379} status=0
-  ((NNODES > 1)) || port=${MASTER_PORT:-$(free_port)}
+  local status=0
   start_ray --head --port="$port" --include-dashboard=false
   await_port "$node_ip" "$port" "$READY_TIMEOUT" || fail "Ray did not start on $node_ip:$port within $READY_TIMEOUT s"
   export RAY_ADDRESS=$node_ip:$port
@@ -177,15 +137,21 @@ run_head() {
 
 # Serves until the first node ends the run.
 run_worker() {
-  local port=${MASTER_PORT:-6379}
-  await_port "$head_ip" "$port" "$JOIN_TIMEOUT" ||
-    refuse "nothing answered at $MASTER_ADDR:$port for $JOIN_TIMEOUT s; check MASTER_ADDR and MASTER_PORT, and that the first node has started"
+  local refused=0 status
+  start python -m mindrl.cluster.launch await "$head_ip" "$port" "$join_timeout"
+  train_pid=$started
+  wait "$train_pid" || exit
+  train_pid=""
   start_ray --address="$head_ip:$port"
-  echo "launch: joined the run of $MASTER_ADDR:$port with $NPUS_PER_NODE worker processes"
-  wait "$ray_pid" || true
-  ray_pid=""
-  sleep 1
-  await_port "$head_ip" "$port" 0 && fail "this node's part of Ray ended while the run goes on"
+  echo "launch: joining the run of $head_ip:$port with $num_devices worker processes"
+  # A port that refuses means that Ray has ended there. Ray itself takes a minute to believe it.
+  while ((refused < 3)); do
+    kill -0 "$ray_pid" 2>/dev/null || fail "this node's part of Ray ended while the run goes on"
+    sleep 1
+    status=0
+    timeout 2 bash -c "exec 3<>/dev/tcp/$head_ip/$port" 2>/dev/null || status=$?
+    if ((status == 1)); then refused=$((refused + 1)); else refused=0; fi
+  done
   echo "launch: the first node has ended the run"
 }
 

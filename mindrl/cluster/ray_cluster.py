@@ -5,8 +5,7 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
@@ -16,30 +15,37 @@ import ray
 
 import hal
 from mindrl.cluster.authentication import ADDRESS
+from mindrl.cluster.nodes import wait_for_devices
+from mindrl.cluster.ports import connection_error, greets_as_ray, in_words
 from mindrl.config.runtime import ClusterConfig
 from mindrl.errors import RequestError
 
 INTERRUPTED = 128 + signal.SIGINT
 """Exit code of a run that was interrupted."""
 KILL_SECONDS = 2.0
+REACH_SECONDS = 5.0
+"""For one attempt to reach a cluster that is said to be there."""
 OBJECT_STORE_BYTES = 256 * 2**20
 """For a cluster we start ourselves; samples of a step are small, weights never pass through it."""
 
 
 @contextmanager
-def ray_cluster(cluster: ClusterConfig, accelerator: hal.Accelerator, log_dir: Path) -> Iterator[None]:
+def ray_cluster(
+    cluster: ClusterConfig, accelerator: hal.Accelerator, log_dir: Path, announce: Callable[[str], None]
+) -> Iterator[None]:
     """A connection to Ray with enough devices for the run.
 
     Joins the cluster at RAY_ADDRESS where that is set (launch scripts start one), else starts one on this machine
-    and stops it at the end. Raises `RequestError` when the devices do not show up in time. Where the run fails,
-    what this node's workers printed is kept in `log_dir`.
+    and stops it at the end. `announce` is told of every node that joins a run over several. Raises `RequestError`
+    when the devices are not there or do not show up in time. Where the run fails, what this node's workers printed
+    is kept in `log_dir`.
     """
     # Socket paths end at 107 bytes, so the session lives in a short directory of its own.
     temp_dir = None if os.environ.get(ADDRESS) else tempfile.mkdtemp(prefix="mindrl-ray-", dir="/tmp")
     try:
         _connect(cluster, accelerator, temp_dir)
+        wait_for_devices(cluster, accelerator.ray_resource, announce)
         try:
-            _wait_for_devices(cluster, accelerator)
             yield
         except Exception:
             _keep_logs(log_dir)
@@ -52,11 +58,30 @@ def ray_cluster(cluster: ClusterConfig, accelerator: hal.Accelerator, log_dir: P
 
 
 def check_address(cluster: ClusterConfig) -> None:
-    """`RequestError` for a run over several nodes without a cluster to join."""
-    if cluster.num_nodes > 1 and not os.environ.get(ADDRESS):
+    """`RequestError` for several nodes without a cluster to join, and for a cluster that can't be reached."""
+    address = os.environ.get(ADDRESS)
+    if not address:
+        if cluster.num_nodes > 1:
+            raise RequestError(
+                f"cluster.num_nodes is {cluster.num_nodes}, but {ADDRESS} is not set, so there is no cluster to join. "
+                "Start the run on every node with a script of examples/grpo, which starts Ray first."
+            )
+        return
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not colon or not port.isdigit():
         raise RequestError(
-            f"cluster.num_nodes is {cluster.num_nodes}, but {ADDRESS} is not set, so there is no cluster to join. Start "
-            "the run on every node with a script of examples/grpo, which starts Ray first."
+            f"{ADDRESS} is {address!r}, expected host:port of the Ray to join, such as 10.0.0.1:6379. Unset it to have "
+            "a Ray started for this run."
+        )
+    if error := connection_error(host, int(port), REACH_SECONDS):
+        raise RequestError(
+            f"{ADDRESS} names a Ray at {address}, and there is none to be reached: {in_words(error)}. Correct it, start that "
+            "Ray, or unset it to have one started for this run."
+        )
+    if not greets_as_ray(host, int(port), REACH_SECONDS):
+        raise RequestError(
+            f"{ADDRESS} is {address}, and what listens there is no Ray. Correct it, or unset it to have a Ray started "
+            "for this run."
         )
 
 
@@ -121,21 +146,3 @@ def _local_resources(cluster: ClusterConfig, accelerator: hal.Accelerator) -> di
     """Arguments of `ray.init` that declare this machine's devices."""
     devices = cluster.devices_per_node
     return {"num_cpus": max(devices, os.cpu_count() or 1)} | accelerator.ray_arguments(devices)
-
-
-def _wait_for_devices(cluster: ClusterConfig, accelerator: hal.Accelerator) -> None:
-    wanted = cluster.world_size
-    deadline = time.monotonic() + cluster.join_timeout_seconds
-    while True:
-        found = ray.cluster_resources().get(accelerator.ray_resource, 0)
-        nodes = [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
-        if found >= wanted and len(nodes) >= cluster.num_nodes:
-            return
-        if time.monotonic() > deadline:
-            raise RequestError(
-                f"The run needs {wanted} {accelerator.ray_resource} on {cluster.num_nodes} node(s); after "
-                f"{cluster.join_timeout_seconds:g} s (cluster.join_timeout_seconds) Ray has {found:g} on "
-                f"{len(nodes)} node(s): {', '.join(sorted(nodes))}. Check that the launch script runs on every node "
-                "with the same MASTER_ADDR, and NNODES and NPUS_PER_NODE."
-            )
-        time.sleep(0.5)

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from mindrl.config.base import Section
+from mindrl.config.established import SECTIONS, answers
 from mindrl.config.names import keys, nearest, nearest_key
 
 EXPECTED = {
@@ -50,7 +51,8 @@ def not_this_kind(values: Mapping[str, object], section: type[Section]) -> str |
     wanted = ", ".join(section.model_fields)
     if not values:
         return f"holds nothing; its keys are {wanted}"
-    if any(key in section.model_fields or nearest(str(key), section.model_fields) for key in values):
+    known = (*section.model_fields, *SECTIONS)  # another system's file is answered key by key
+    if any(key in known or nearest(str(key), section.model_fields) for key in values):
         return None
     return f"has {', '.join(map(str, values))}, and the keys of this command's file are {wanted}; name another file"
 
@@ -62,7 +64,7 @@ def _sentences(details: ErrorDetails, section: type[Section]) -> list[str]:
     if isinstance(cause, BrokenRules):
         return list(cause.sentences)
     if kind == "extra_forbidden":
-        return [f"{key}: unknown key{_hint(key, section)}"]
+        return answers(key, found, set(keys(section))) or [f"{key}: unknown key{_hint(key, section)}"]
     if kind == "missing":
         return [f"{key}: missing; it has no default"]
     if details["loc"] and details["loc"][-1] == "[key]":

@@ -58,7 +58,11 @@ def compose(path: Path, opened_by: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise RequestError(f"{path}: defaults: found {defaults!r}, expected a list of files: [base.yaml]")
     composed: dict[str, Any] = {}
     for name in cast(list[object], defaults):
-        composed = _merged(composed, compose(path.parent / str(name), (*opened_by, path)))
+        if not isinstance(name, str):
+            raise RequestError(
+                f"{path}: defaults: found {name!r}, expected a file's name; groups are not read here"
+            )
+        composed = _merged(composed, compose(path.parent / name, (*opened_by, path)))
     return _merged(composed, tree)
 
 
@@ -76,7 +80,10 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _apply(override: str, tree: DictConfig) -> None:
     key, equals, text = override.partition("=")
     if not equals or not re.fullmatch(r"[\w-]+([.][\w-]+|\[\d+\])*", key):
-        raise RequestError(f"override {override!r}: expected key=value, such as actor.optimizer.lr=1e-6")
+        hint = "; the + in front is not needed here" if override.startswith("+") else ""
+        raise RequestError(
+            f"override {override!r}: expected key=value, such as actor.optimizer.lr=1e-6{hint}"
+        )
     try:
         value = read_value(text)
         both = OmegaConf.is_dict(OmegaConf.select(tree, key)) and isinstance(value, dict)

@@ -38,15 +38,17 @@ def train(config: Config) -> dict[str, object]:
     check_address(config.cluster)
     accelerator = hal.choose(config.hal.accelerator)
     directory = RunDirectory(config.trainer.output_dir)
-    directory.prepare()
-    directory.write_text("config.yaml", dump(config))
-    config = with_absolute_paths(config)
+    config_as_given, config = config, with_absolute_paths(config)
     with ExitStack() as stack:
-        log = stack.enter_context(MetricLog(directory.path, config.logging, directory.path.name))
         progress = ProgressLine(config.trainer.total_steps)
         stack.callback(progress.close)
         progress.note(f"starting {config.cluster.world_size} worker(s) on {accelerator.description()}")
-        stack.enter_context(ray_cluster(config.cluster, accelerator, directory.path / "logs" / "workers"))
+        worker_logs = directory.path / "logs" / "workers"
+        stack.enter_context(ray_cluster(config.cluster, accelerator, worker_logs, progress.note))
+        # Only now, when all devices are there, does an earlier run in this directory give way.
+        directory.prepare()
+        directory.write_text("config.yaml", dump(config_as_given))
+        log = stack.enter_context(MetricLog(directory.path, config.logging, directory.path.name))
         environment = worker_environment(config.cluster, accelerator, engine_environment(accelerator))
         services = stack.enter_context(_services(config, environment))
         workers = stack.enter_context(_policy_workers(config, accelerator, environment))

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SUMMARY = ROOT / "examples/grpo/run_verdict.py"
+MODEL_CONFIGS = {
+    "qwen3_30b_a3b": "configs/model/qwen3-30b-a3b/config.json",
+    "moonlight_16b_a3b": "configs/model/moonlight-16b-a3b/config.json",
+}
 LEARNED = {
     "reward_first": 0.1, "reward_last": 0.9, "eval_before": 0.1, "eval_after": 0.97, "steps": 150, "seconds": 100.0,
     "tokens_per_second": 900.0, "max_logprob_gap": 4e-6, "device": "cpu", "world_size": 2,
@@ -34,19 +39,28 @@ def ended(*command: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.parametrize(
-    ("environment", "reason"),
-    [
-        ({"DEFAULT_YAML": ""}, "DEFAULT_YAML is not set"),
-        ({"NNODES": "none"}, "NNODES is 'none'"),
-        ({"NPUS_PER_NODE": "0"}, "NPUS_PER_NODE is '0'"),
-        ({"NNODES": "2"}, "MASTER_ADDR is not set"),
-        ({"NNODES": "2", "MASTER_ADDR": "127.0.0.1"}, "CURRENT_IP is not set"),
-        ({"CURRENT_IP": "127.9.9.9"}, "not an address of this machine"),
-        ({"MASTER_ADDR": "nowhere.invalid"}, "not known to this machine's name service"),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, Mapping) else "",
-)
+NOWHERE = "192.0.2.77"
+"""An address that no machine has (RFC 5737)."""
+REFUSED = [
+    ({"DEFAULT_YAML": ""}, "DEFAULT_YAML is not set"),
+    ({"DEFAULT_YAML": "grpo_qwikstart"}, "did you mean configs/grpo_quickstart.yaml?"),
+    ({"NNODES": "none"}, "NNODES is 'none'"),
+    ({"NPUS_PER_NODE": "0"}, "NPUS_PER_NODE is '0'"),
+    ({"JOIN_TIMEOUT": "soon"}, "JOIN_TIMEOUT is 'soon'"),
+    ({"NNODES": "2"}, "MASTER_ADDR is not set"),
+    ({"NNODES": "2", "MASTER_ADDR": "127.0.0.1"}, "MASTER_ADDR is 127.0.0.1, which every machine calls itself"),
+    ({"CURRENT_IP": "127.9.9.9"}, "not an address of this machine"),
+    ({"MASTER_ADDR": "nowhere.invalid"}, "not known to this machine's name service"),
+    ({"MASTER_PORT": "99999"}, "MASTER_PORT is '99999'"),
+    ({"SOCKET_IFNAME": "nic9"}, "this machine has no interface nic9"),
+    ({"NODE_RANK": "1"}, "NODE_RANK is '1', and NNODES is 1"),
+    ({"NNODES": "2", "MASTER_ADDR": NOWHERE, "CURRENT_IP": "127.0.0.1", "RANK": "0"}, "NODE_RANK is 0, but"),
+    ({"NPUS_PER_NODE": "2", "GPUS_PER_NODE": "4"}, "NPUS_PER_NODE is 2 and GPUS_PER_NODE is 4; set one of them"),
+    ({"RAY_ADDRESS": "10.0.0.1:6379"}, "launch scripts start a Ray of their own"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("environment", "reason"), REFUSED, ids=["-".join(each) for each, _ in REFUSED])
 def test_a_launch_that_cannot_be_meant_is_refused(environment: Mapping[str, str], reason: str) -> None:
     result = ended(
         "bash",
@@ -55,6 +69,49 @@ def test_a_launch_that_cannot_be_meant_is_refused(environment: Mapping[str, str]
     )
     assert result.returncode == 2
     assert reason in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_port_that_another_process_has_is_named_with_the_process() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        result = ended(
+            "bash", "examples/grpo/_launch.sh", DEFAULT_YAML="grpo_quickstart", MASTER_PORT=str(port)
+        )
+    assert result.returncode == 2
+    assert f"MASTER_PORT {port} on 127.0.0.1 is in use by" in result.stderr
+    assert f"(process {os.getpid()})" in result.stderr
+
+
+@pytest.mark.parametrize("script", ["qwen3_30b_a3b", "moonlight_16b_a3b"])
+def test_a_family_without_a_weight_map_is_refused_by_name_before_ray_starts(
+    script: str, tmp_path: Path
+) -> None:
+    architecture = json.loads((ROOT / MODEL_CONFIGS[script]).read_text())
+    (tmp_path / "config.json").write_text(json.dumps(architecture))
+    result = ended(
+        "bash", f"examples/grpo/grpo_trainer_{script}.sh", f"model.path={tmp_path}",
+        "actor.tensor_model_parallel_size=1", "actor.sequence_parallel=false", "actor.expert_model_parallel_size=1",
+        "rollout.tensor_parallel_size=1",
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert architecture["model_type"] in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("script", ["qwen3_30b_a3b", "moonlight_16b_a3b"])
+def test_conversion_of_a_family_without_a_weight_map_is_refused_by_name(script: str, tmp_path: Path) -> None:
+    architecture = json.loads((ROOT / MODEL_CONFIGS[script]).read_text())
+    source = tmp_path / "model"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(architecture))
+    result = ended(
+        "mindrl", "convert", "--load-model-type", "hf", "--save-model-type", "mg", "--load-dir", str(source),
+        "--save-dir", str(tmp_path / "mcore"),
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert architecture["model_type"] in result.stderr
+    assert not (tmp_path / "mcore").exists()
 
 
 def test_a_misspelt_key_ends_the_launch_before_ray_is_started() -> None:
@@ -95,16 +152,6 @@ def first_descendant(pid: int, argument: str) -> psutil.Process:
                     return child
         time.sleep(0.02)
     raise AssertionError(f"no process with {argument}")
-
-
-def test_a_node_that_finds_no_first_node_gives_up_and_says_where_it_looked() -> None:
-    result = ended(
-        "bash", "examples/grpo/_launch.sh",
-        DEFAULT_YAML="configs/grpo_quickstart.yaml",
-        NNODES="2", MASTER_ADDR="127.0.0.2", MASTER_PORT="9", CURRENT_IP="127.0.0.1", JOIN_TIMEOUT="1",
-    )  # fmt: skip
-    assert result.returncode == 2
-    assert "127.0.0.2:9" in result.stderr
 
 
 @pytest.mark.parametrize("argument", ["trainer.output_dir=outputs/elsewhere", "--overwrite"])

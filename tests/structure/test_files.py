@@ -39,7 +39,8 @@ def test_fit_stays_one_page():
 
 
 GRPO = [path for path in TRACKED if path.match("configs/grpo*.yaml")]
-DATASETS = [path for path in TRACKED if path.match("configs/datasets/*.yaml")]
+DATASETS = [path for path in TRACKED if path.match("configs/datasets/[!_]*.yaml")]
+BASES = [path for path in TRACKED if path.match("configs/_*.yaml") or path.match("configs/datasets/_*.yaml")]
 
 
 @pytest.mark.parametrize("path", GRPO, ids=ids(GRPO))
@@ -54,7 +55,17 @@ def test_a_shipped_data_set_configuration_loads(path: Path):
 
 def test_every_shipped_yaml_is_one_of_these():
     shipped = {path for path in TRACKED if path.parts[0] == "configs" and path.suffix in (".yaml", ".yml")}
-    assert shipped == {*GRPO, *DATASETS}
+    assert shipped == {*GRPO, *DATASETS, *BASES}
+
+
+@pytest.mark.parametrize("path", BASES, ids=ids(BASES))
+def test_a_base_is_built_on(path: Path):
+    built_on = rf"^defaults: .*\b{re.escape(path.name)}"
+    users = [
+        other for other in (*GRPO, *DATASETS)
+        if other.parent == path.parent and re.search(built_on, (ROOT / other).read_text(), re.MULTILINE)
+    ]  # fmt: skip
+    assert len(users) > 1
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=ids(SCRIPTS))

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# GRPO on Qwen3-30B-A3B; the same command on every node. _launch.sh says what it takes from the environment.
+#
+#   NNODES=2 MASTER_ADDR=10.0.0.1 bash examples/grpo/grpo_trainer_qwen3_30b_a3b.sh [YAML] [key=value ...] [--overwrite]
+set -euo pipefail
+
+export DEFAULT_YAML=${DEFAULT_YAML:-configs/grpo_qwen3_30b_a3b.yaml}
+exec bash "$(dirname "${BASH_SOURCE[0]}")/_launch.sh" "$@"
