@@ -226,7 +226,7 @@ class _Slice(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         self._file.seek(self._offset + self._position)
-        data = self._file.read(max(0, min(len(buffer), self._length - self._position)))
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+        left = max(0, self._length - self._position)
+        num_bytes = self._file.readinto(memoryview(buffer)[:left])
+        self._position += num_bytes
+        return num_bytes

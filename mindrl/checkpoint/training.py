@@ -47,7 +47,7 @@ def save_checkpoint(directory: Path, iteration: int, state: Mapping[str, Any], h
             content_metadata=_content_metadata(state),
         )
         _on_first_rank(lambda: _publish(temporary, target, hf_dir, iteration))
-    except (CheckpointException, RuntimeError) as error:
+    except (CheckpointException, OSError, RuntimeError) as error:
         raise _what_the_disk_said(error, temporary) or error from error
     finally:
         if dist.get_rank() == 0:
@@ -60,10 +60,10 @@ def load_checkpoint(directory: Path, state: Mapping[str, Any]) -> dict[str, Any]
 
     `state` says which parts of which tensors this rank holds (a `TrainBackend.state()`), and may be a part of what was
     saved; None stands for a plain value. Returns the same keys with values in place of their descriptions, for
-    `TrainBackend.load_state`. Every rank checks its share of the stored checksums first.
+    `TrainBackend.load_state`.
     `RequestError` if the checkpoint is damaged or has not what is asked for."""
     checkpoint = directories.latest_checkpoint(directory)
-    _check_integrity(checkpoint)
+    _check_integrity(checkpoint, with_optimizer="optimizer" in state)
     try:
         loaded = dist_checkpointing.load(dict(state), str(checkpoint), strict=StrictHandling.RAISE_UNEXPECTED)
     except CheckpointingException as error:
@@ -73,9 +73,13 @@ def load_checkpoint(directory: Path, state: Mapping[str, Any]) -> dict[str, Any]
     return {key: loaded[key] for key in state}
 
 
-def _check_integrity(checkpoint: Path) -> None:
-    """torch reads payloads without looking at their checksums."""
-    archives = read_archives(checkpoint)
+def _check_integrity(checkpoint: Path, *, with_optimizer: bool) -> None:
+    """torch reads payloads without looking at their checksums, so every rank looks at its share of them."""
+    archives = [
+        archive
+        for archive in read_archives(checkpoint)
+        if with_optimizer or not archive.key.startswith("optimizer.")
+    ]
     damage: list[str | None] = [None] * dist.get_world_size()
     mine = archives[dist.get_rank() :: dist.get_world_size()]
     dist.all_gather_object(damage, next(find_damage(checkpoint, mine), None))
@@ -122,12 +126,17 @@ def _what_the_disk_said(error: BaseException, directory: Path) -> OSError | None
     for failure, _ in failures:
         while failure is not None:
             if isinstance(failure, OSError) and failure.errno:
-                return OSError(failure.errno, failure.strerror, failure.filename or str(directory))
+                return _incomplete(failure.errno, failure.filename or str(directory))
             failure = failure.__cause__ or failure.__context__
     # torch's own writer hides the reason
     if "PytorchStreamWriter failed writing" in str(error) and shutil.disk_usage(directory).free < 2**20:
-        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
+        return _incomplete(errno.ENOSPC, str(directory))
     return None
+
+
+def _incomplete(number: int, path: str) -> OSError:
+    reason = f"{os.strerror(number)}; this checkpoint was not written, the earlier ones are as they were"
+    return OSError(number, reason, path)
 
 
 def _make_empty(directory: Path) -> None:

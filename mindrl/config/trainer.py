@@ -16,6 +16,8 @@ class TrainerConfig(Section):
     """Steps of the run."""
     save_interval: NonNegativeInt = 0
     """Steps between checkpoints; the last step is always saved. 0: only the last."""
+    keep_last: PositiveInt | None = None
+    """Checkpoints of the run to keep; older ones are deleted once a newer one is complete. null: all."""
     eval_interval: NonNegativeInt = 0
     """Steps between evaluations on `data.eval`; 0: none."""
     sample_interval: NonNegativeInt = 50

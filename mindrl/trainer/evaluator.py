@@ -30,9 +30,9 @@ class Evaluator:
         self._total_steps = total_steps
         self._correct_at = min(1.0, full_score)
 
-    def evaluate_first(self) -> None:
-        """Evaluate the initial weights; metrics.jsonl has them as step 0."""
-        if self._interval:
+    def evaluate_first(self, done: int) -> None:
+        """Evaluate the initial weights, unless steps are `done`; metrics.jsonl has them as step 0."""
+        if self._interval and done == 0:
             self._evaluate(0)
         self._recorder.write_now(0)
 

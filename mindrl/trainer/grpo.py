@@ -36,10 +36,11 @@ class GrpoTrainer:
 
     def fit(self) -> None:
         """Train for `trainer.total_steps` steps."""
-        self.learner.sync_weights(version=0)
-        self.evaluator.evaluate_first()
+        done = self.checkpoints.restore()  # steps; 0 for a new run
+        self.learner.sync_weights(version=done)
+        self.evaluator.evaluate_first(done)
 
-        for step in self.recorder.steps():
+        for step in self.recorder.steps(done):
             prompts = self.prompts.next_batch(step)
 
             # Several responses to every prompt, sampled by the newest policy.
@@ -59,4 +60,5 @@ class GrpoTrainer:
 
             self.rewards.write_samples(step, advantages)
             self.evaluator.evaluate(step)
+            self.recorder.write(step)
             self.checkpoints.save(step)

@@ -20,13 +20,14 @@ from mindrl.errors import RequestError
 from mindrl.models.kernel_facts import DTYPES, kernel_facts
 from mindrl.rewards import find
 from mindrl.rollout.choose import check_engine_args, choose_engine
+from mindrl.trainer.resume import check_resume
 from mindrl.trainer.run_directory import RunDirectory
 from mindrl.trainer.sinks import require_wandb_server, wandb_settings
 from mindrl.weight_maps import Architecture, read_architecture, weight_map
 
 
-def check_request(config: Config, *, overwrite: bool) -> list[str]:
-    """`RequestError` with every reason why this run can't start; returns notices worth a line each."""
+def check_request(config: Config, *, overwrite: bool, resume: bool = False) -> list[str]:
+    """`RequestError` with every reason why this run can't start, or go on; returns notices worth a line each."""
     problems: list[str] = []
 
     def attempt(check: Callable[[], None]) -> bool:
@@ -41,12 +42,16 @@ def check_request(config: Config, *, overwrite: bool) -> list[str]:
     directory = RunDirectory(config.trainer.output_dir)
     inputs = [config.model.path, *filter(None, [config.model.checkpoint]), *sources]
     notices: list[str] = []
-    attempt(lambda: directory.check(overwrite=overwrite))
-    attempt(lambda: directory.check_inputs(inputs))
+    if resume:
+        attempt(lambda: notices.extend(check_resume(config, directory)))
+    else:
+        attempt(lambda: directory.check(overwrite=overwrite))
+        attempt(lambda: directory.check_inputs(inputs))
     architecture = read_architecture(config.model.path)
     attempt(lambda: _check_room(config, architecture))
     attempt(lambda: _check_tokenizer(config.model.path, architecture))
-    attempt(lambda: _check_initial_weights(config.model, architecture))
+    if config.has_reference or not resume:
+        attempt(lambda: _check_initial_weights(config.model, architecture))
     for path in sources:
         attempt(lambda path=path: _check_prompts(path, config))
     for function in config.reward.functions:

@@ -18,21 +18,19 @@ SHOWN = (
 class ProgressLine:
     """Shows how far a run is, how long it will take, and the four numbers to watch."""
 
-    def __init__(self, total_steps: int, first_step: int = 1, stream: TextIO = sys.stderr) -> None:
-        """`first_step`: the first that is run, where earlier ones are done."""
+    def __init__(self, total_steps: int, stream: TextIO = sys.stderr) -> None:
         self._total = total_steps
-        self._first = first_step
+        self._done = 0
         self._stream = stream
         self._started = time.monotonic()
         self._bar: tqdm | None = None
 
-    def begin(self) -> None:
-        """The first step starts now; what came before does not count into the remaining time."""
+    def begin(self, done: int) -> None:
+        """The step after `done` starts now; what came before does not count into the remaining time."""
+        self._done = done
         self._started = time.monotonic()
         if self._stream.isatty():
-            self._bar = tqdm(
-                total=self._total, initial=self._first - 1, desc="training", unit="step", file=self._stream
-            )
+            self._bar = tqdm(total=self._total, initial=done, desc="training", unit="step", file=self._stream)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show a finished step."""
@@ -41,7 +39,7 @@ class ProgressLine:
             self._bar.set_postfix_str(figures, refresh=False)
             self._bar.update(1)
             return
-        per_step = (time.monotonic() - self._started) / (step - self._first + 1)
+        per_step = (time.monotonic() - self._started) / (step - self._done)
         left = tqdm.format_interval(per_step * (self._total - step))
         print(f"step {step}/{self._total}  {figures}  {left} left", file=self._stream, flush=True)
 

@@ -15,6 +15,14 @@ class Prompts:
         """The prompts of a step."""
         return self._worker.call("next_batch", step, self._num_prompts)[0]
 
+    def state(self) -> dict[str, object]:
+        """The position in the training prompts, as plain values."""
+        return self._worker.call("state")[0]
+
+    def load_state(self, state: dict[str, object]) -> None:
+        """Continue from a position; `RequestError` where the data sets are not those of the position."""
+        self._worker.call("load_state", state)
+
     def eval_batches(self, step: int) -> dict[str, PromptBatch]:
         """Every evaluation set by name."""
         return self._worker.call("eval_batches", step)[0]

@@ -1,13 +1,13 @@
 """Collects the numbers of a step while its stages run, and writes them when it ends."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from mindrl.trainer.metrics import MetricLog
+from mindrl.trainer.metrics import MetricLog, Row
 from mindrl.trainer.progress import ProgressLine
 
-OUTSIDE_THE_STEP = ("evaluation", "save")
+OUTSIDE_THE_STEP = ("evaluation",)
 
 
 class Recorder:
@@ -30,17 +30,45 @@ class Recorder:
         self._metrics: dict[str, float] = {}
         self._seconds: dict[str, float] = {}
         self._tokens = 0
-        self.history: list[dict[str, float]] = []
-        """Metrics of every finished step, in order."""
+        self._started = 0.0
 
-    def steps(self) -> Iterator[int]:
-        """1 .. total_steps; what is recorded during a step is written when the next one is asked for."""
-        self._progress.begin()
-        for step in range(1, self._total_steps + 1):
+    def steps(self, done: int) -> Iterator[int]:
+        """The steps that are left of total_steps after `done`; each ends with `write`."""
+        self._progress.begin(done)
+        for step in range(done + 1, self._total_steps + 1):
             self._clear()
-            start = time.perf_counter()
+            self._started = time.perf_counter()
             yield step
-            self._finish(step, time.perf_counter() - start)
+
+    @property
+    def rows(self) -> list[Row]:
+        """Metrics of every finished step, in order, each with its `step`; 0 is the evaluation before the first."""
+        return self._log.rows
+
+    def restore(self, rows: Sequence[Row]) -> None:
+        """Take these as what was recorded so far."""
+        self._log.restore(rows)
+
+    def write(self, step: int) -> None:
+        """End the step: write what was recorded in it."""
+        seconds = time.perf_counter() - self._started
+        seconds -= sum(self._seconds.pop(stage, 0.0) for stage in OUTSIDE_THE_STEP)
+        self.add({"time/step": seconds} | {f"time/{stage}": spent for stage, spent in self._seconds.items()})
+        rate = self._tokens / seconds
+        self.add(
+            {
+                "throughput/tokens_per_second": rate,
+                "throughput/tokens_per_second_per_device": rate / self._world_size,
+            }
+        )
+        gap = self._metrics.get("logprob_gap/max", 0.0)
+        if gap > self._logprob_gap_warn:
+            self.note(
+                f"step {step}: |log p_train - log p_rollout| reaches {gap:.3g}, above rollout.logprob_gap_warn "
+                f"({self._logprob_gap_warn:g})"
+            )
+        self._log.write(step, self._metrics)
+        self._progress.step(step, self._metrics)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -69,23 +97,3 @@ class Recorder:
 
     def _clear(self) -> None:
         self._metrics, self._seconds, self._tokens = {}, {}, 0
-
-    def _finish(self, step: int, seconds: float) -> None:
-        seconds -= sum(self._seconds.pop(stage, 0.0) for stage in OUTSIDE_THE_STEP)
-        self.add({"time/step": seconds} | {f"time/{stage}": spent for stage, spent in self._seconds.items()})
-        rate = self._tokens / seconds
-        self.add(
-            {
-                "throughput/tokens_per_second": rate,
-                "throughput/tokens_per_second_per_device": rate / self._world_size,
-            }
-        )
-        gap = self._metrics.get("logprob_gap/max", 0.0)
-        if gap > self._logprob_gap_warn:
-            self.note(
-                f"step {step}: |log p_train - log p_rollout| reaches {gap:.3g}, above rollout.logprob_gap_warn "
-                f"({self._logprob_gap_warn:g})"
-            )
-        self._log.write(step, self._metrics)
-        self._progress.step(step, self._metrics)
-        self.history.append(dict(self._metrics))

@@ -23,6 +23,7 @@ from mindrl.trainer.metrics import MetricLog
 from mindrl.trainer.progress import ProgressLine
 from mindrl.trainer.prompts import Prompts
 from mindrl.trainer.recorder import Recorder
+from mindrl.trainer.resume import ResumePoint, find_resume_point
 from mindrl.trainer.rewards import Rewards
 from mindrl.trainer.run_directory import RunDirectory
 from mindrl.trainer.summary import summarize
@@ -33,11 +34,13 @@ from mindrl.workers.prompt_worker import PromptWorker
 from mindrl.workers.reward_worker import RewardWorker
 
 
-def train(config: Config) -> dict[str, object]:
-    """Run GRPO as configured, on a configuration that `check_request` has let through; returns the summary."""
+def train(config: Config, *, resume: bool = False) -> dict[str, object]:
+    """Run GRPO as configured, on a request that `check_request` has let through; returns the summary."""
     check_address(config.cluster)
     accelerator = hal.choose(config.hal.accelerator)
-    directory = RunDirectory(config.trainer.output_dir)
+    directory = RunDirectory(config.trainer.output_dir.absolute())
+    point = find_resume_point(directory) if resume else None
+    steps_done = point.step if point else 0
     config_as_given, config = config, with_absolute_paths(config)
     with ExitStack() as stack:
         progress = ProgressLine(config.trainer.total_steps)
@@ -46,12 +49,16 @@ def train(config: Config) -> dict[str, object]:
         worker_logs = directory.path / "logs" / "workers"
         stack.enter_context(ray_cluster(config.cluster, accelerator, worker_logs, progress.note))
         # Only now, when all devices are there, does an earlier run in this directory give way.
-        directory.prepare()
+        if resume:
+            directory.rewind(steps_done)
+        else:
+            directory.prepare()
         directory.write_text("config.yaml", dump(config_as_given))
-        log = stack.enter_context(MetricLog(directory.path, config.logging, directory.path.name))
+        name = directory.path.name
+        log = stack.enter_context(MetricLog(directory.path, config.logging, name, steps_done=steps_done))
         environment = worker_environment(config.cluster, accelerator, engine_environment(accelerator))
         services = stack.enter_context(_services(config, environment))
-        workers = stack.enter_context(_policy_workers(config, accelerator, environment))
+        workers = stack.enter_context(_policy_workers(config, accelerator, environment, resumed=resume))
         _write_hal_facts(directory, workers)
         recorder = Recorder(
             log,
@@ -60,11 +67,11 @@ def train(config: Config) -> dict[str, object]:
             world_size=config.cluster.world_size,
             logprob_gap_warn=config.rollout.logprob_gap_warn,
         )
-        trainer = _assemble(config, directory, workers, services, recorder)
+        trainer = _assemble(config, directory, workers, services, recorder, point)
         start = time.perf_counter()
         trainer.fit()
         summary = summarize(
-            recorder.history,
+            recorder.rows,
             seconds=time.perf_counter() - start,
             device=accelerator.name,
             world_size=config.cluster.world_size,
@@ -79,6 +86,7 @@ def _assemble(
     workers: WorkerGroup,
     services: dict[str, WorkerGroup],
     recorder: Recorder,
+    point: ResumePoint | None,
 ) -> GrpoTrainer:
     """Connect the collaborators of `fit`."""
     plan = BatchPlan.from_config(config)
@@ -106,14 +114,7 @@ def _assemble(
             total_steps=total_steps,
             full_score=sum(max(0.0, function.weight) for function in config.reward.functions),
         ),
-        checkpoints=Checkpoints(
-            policy,
-            recorder,
-            directory=directory.checkpoints,
-            hf_dir=config.model.path,
-            save_interval=config.trainer.save_interval,
-            total_steps=total_steps,
-        ),
+        checkpoints=Checkpoints(policy, prompts, recorder, config, directory, point),
         recorder=recorder,
     )
 
@@ -134,14 +135,14 @@ def _services(config: Config, environment: dict[str, str]) -> Iterator[dict[str,
 
 @contextmanager
 def _policy_workers(
-    config: Config, accelerator: hal.Accelerator, environment: dict[str, str]
+    config: Config, accelerator: hal.Accelerator, environment: dict[str, str], *, resumed: bool
 ) -> Iterator[WorkerGroup]:
     """The policy workers, set up. They are asked to close only when all went well; Ray's end kills them anyway."""
     devices = Devices(config, accelerator)
     workers = devices.start_policy_workers(config, environment)
     try:
         address = workers.call("propose_address")[0]
-        workers.call("setup", config, address)
+        workers.call("setup", config, address, resumed)
         yield workers
         workers.call("close")
     finally:

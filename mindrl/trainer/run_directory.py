@@ -64,6 +64,13 @@ class RunDirectory:
                 held.unlink(missing_ok=True)
         (self.path / "logs").mkdir()
 
+    def rewind(self, step: int) -> None:
+        """Remove what the run has said of steps after `step`, and of its end; metrics.jsonl is the recorder's."""
+        (self.path / "summary.json").unlink(missing_ok=True)
+        for path in (self.path / "samples").glob("step_*.parquet"):
+            if int(path.stem.removeprefix("step_")) > step:
+                path.unlink()
+
     def write_text(self, name: str, text: str) -> None:
         """Write a file whole or not at all."""
         partial = self.path / f"{name}.partial"

@@ -4,6 +4,7 @@ import importlib.util
 import netrc
 import os
 import socket
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,8 @@ class Sink(Protocol):
         """Send one step's metrics."""
         ...
 
-    def close(self) -> None:
-        """Flush and end; nothing of the sink runs on."""
+    def close(self, *, failed: bool) -> None:
+        """Flush and end; nothing of the sink runs on. `failed` says how the run ended."""
         ...
 
 
@@ -107,32 +108,42 @@ def _has_api_key(environ: Mapping[str, str]) -> bool:
 
 
 class TensorBoardSink:
-    """Event files for TensorBoard."""
+    """Event files for TensorBoard, which shows nothing of earlier files beyond `steps_done`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, steps_done: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(log_dir=str(directory))
+        purge = steps_done + 1 if steps_done else None
+        self._writer = SummaryWriter(log_dir=str(directory), purge_step=purge)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
+        self._writer.flush()  # a run that is killed keeps every step it finished
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
+        del failed
         self._writer.close()
 
 
 class WandbSink:
-    """A Weights & Biases run whose files lie under `<logs>/wandb`."""
+    """A Weights & Biases run whose files lie under `<logs>/wandb`, and whose id in `<logs>/wandb_id`.
+
+    A resumed run continues under its id; steps that W&B has already stay there as they were first sent."""
 
     def __init__(self, settings: WandbSettings, logs: Path, run_name: str) -> None:
         import wandb
 
         logs.mkdir(parents=True, exist_ok=True)
+        id_file = logs / "wandb_id"
+        if not id_file.exists():
+            id_file.write_text(uuid.uuid4().hex[:8])
         self._wandb = wandb
         self._run = wandb.init(
             project=settings.project,
             name=run_name,
+            id=id_file.read_text(),
+            resume=None if settings.offline else "allow",
             dir=str(logs),
             mode="offline" if settings.offline else "online",
             settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
@@ -141,6 +152,6 @@ class WandbSink:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log(dict(metrics), step=step)
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, *, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
         self._wandb.teardown()  # also ends its service process, which would outlive the run

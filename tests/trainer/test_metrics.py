@@ -4,7 +4,9 @@ import io
 import json
 import math
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -99,6 +101,45 @@ def test_tensorboard_gets_every_number_under_its_name(tmp_path: Path) -> None:
     events.Reload()
     assert sorted(events.Tags()["scalars"]) == ["eval/sort_digits/pass_at_1", "reward/mean"]
     assert [(e.step, e.value) for e in events.Scalars("reward/mean")] == [(1, 0.25), (2, 0.75)]
+
+
+def test_tensorboard_forgets_the_steps_that_a_resumed_run_takes_again(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    killed = MetricLog(tmp_path, LoggingConfig(), "run", NO_ENVIRONMENT)
+    for step in range(1, 5):
+        killed.write(step, {"reward/mean": step / 8})  # flushed: nothing depends on an orderly end
+    time.sleep(1.1)  # event files are named after seconds
+    with MetricLog(tmp_path, LoggingConfig(), "run", NO_ENVIRONMENT, steps_done=2) as log:
+        log.write(3, {"reward/mean": 0.75})
+    events = EventAccumulator(str(tmp_path / "logs" / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("reward/mean")] == [(1, 0.125), (2, 0.25), (3, 0.75)]
+    killed.close(failed=True)
+
+
+def test_wandb_keeps_its_run_id_over_a_restart_and_hears_of_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    environ = {"WANDB_MODE": "offline", "enable_wandb": "True"}
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    codes: list[int] = []
+    finish = wandb.sdk.wandb_run.Run.finish
+
+    def finish_and_tell(run: Any, exit_code: int) -> None:
+        codes.append(exit_code)
+        finish(run, exit_code=exit_code)
+
+    monkeypatch.setattr(wandb.sdk.wandb_run.Run, "finish", finish_and_tell)
+    with pytest.raises(ZeroDivisionError), MetricLog(tmp_path, QUIET, "a-run", environ) as log:
+        log.write(1, {"reward/mean": 1 / 0})
+    with MetricLog(tmp_path, QUIET, "a-run", environ) as log:
+        log.write(1, {"reward/mean": 0.25})
+    assert codes == [1, 0]
+    run_id = (tmp_path / "logs" / "wandb_id").read_text()
+    for folder in (tmp_path / "logs" / "wandb").glob("offline-run-*"):
+        assert folder.name.endswith(run_id)
 
 
 def test_wandb_offline_writes_under_the_run_and_leaves_no_process(

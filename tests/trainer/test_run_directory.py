@@ -27,3 +27,14 @@ def test_an_earlier_run_is_cleared_and_what_else_lies_there_is_kept(tmp_path: Pa
     directory.check(overwrite=True)
     directory.prepare()
     assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "logs"}
+
+
+def test_a_resumed_run_forgets_what_it_said_of_later_steps(tmp_path: Path):
+    (tmp_path / "samples").mkdir()
+    for step in (1, 5, 8):
+        (tmp_path / "samples" / f"step_{step:06d}.parquet").touch()
+    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text("{}")
+    RunDirectory(tmp_path).rewind(5)
+    assert {path.name for path in tmp_path.iterdir()} == {"samples", "config.yaml"}
+    assert {path.stem for path in (tmp_path / "samples").iterdir()} == {"step_000001", "step_000005"}
