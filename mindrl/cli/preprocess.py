@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from mindrl.config.loading import load_section
     from mindrl.data.preprocess import preprocess
     from mindrl.data.preprocess_config import PreprocessConfig
+    from mindrl.data.prompt_file import facts_path
 
     config = load_section(PreprocessConfig, args.config, args.overrides)
     facts = preprocess(config, overwrite=args.overwrite)
@@ -35,8 +36,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     dropped = ", ".join(f"{count} {reason}" for reason, count in facts["dropped"].items() if count)
     length = facts["prompt_length"]
+    named = f"; {facts_path(config.output)} names the first of each" if dropped else ""
     print(
         f"{config.output}: {facts['num_prompts']} prompts from {facts['num_rows']} rows "
-        f"(dropped: {dropped or 'none'}); {length['min']} to {length['max']} tokens, mean {length['mean']:.1f}"
+        f"(dropped: {dropped or 'none'}{named}); {length['min']} to {length['max']} tokens, mean {length['mean']:.1f}"
     )
     return 0

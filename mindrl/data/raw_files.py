@@ -78,12 +78,8 @@ def find_files(source: str) -> list[RawFile]:
     if path.is_file():
         return [raw_file(path)]
     if not path.is_dir():
-        hint = (
-            f"; a data set of the Hugging Face hub is written {HUB_PREFIX}{source}"
-            if _may_be_hub(source)
-            else ""
-        )
-        raise RequestError(f"input {source}: no such file or folder{hint}")
+        on_hub = f"; a data set of the Hugging Face hub is written {HUB_PREFIX}{source}"
+        raise RequestError(f"input {source}: no such file or folder{on_hub if _may_be_hub(source) else ''}")
     found = sorted(file for file in path.iterdir() if file.is_file() and is_readable(file.name))
     if not found:
         folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
@@ -160,7 +156,7 @@ def _open(file: RawFile) -> BufferedReader:
 def _parquet_rows(path: Path) -> Iterator[Row]:
     """Rows of row groups, decoded page by page, so that a file of one large row group stays out of memory too."""
     position = 0
-    with pq.ParquetFile(path, buffer_size=WINDOW_BYTES) as file:
+    with pq.ParquetFile(path, buffer_size=WINDOW_BYTES, pre_buffer=False) as file:
         for batch in file.iter_batches(CHUNK_ROWS, use_threads=False):
             for values in _values(batch):
                 position += 1

@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import random
+import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,33 @@ def test_chunks_end_by_size_too(tmp_path: Path):
     (tmp_path / "raw.jsonl").write_text(f"{row}\n" * 9)
     chunks = list(read_chunks(find_files(str(tmp_path)), CHUNK_BYTES))
     assert [(chunk.first, len(chunk.rows)) for chunk in chunks] == [(0, 4), (4, 4), (8, 1)]
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "parquet"])
+def test_reading_takes_no_more_memory_than_a_few_chunks(tmp_path: Path, kind: str):
+    """The file is much larger than what may be held of it; parquet's rows are one row group."""
+    row = {"question": "q", "answer": "x" * 16_000}
+    path = tmp_path / f"large.{kind}"
+    if kind == "parquet":
+        table = pa.Table.from_pylist([row] * 6000)
+        pq.write_table(table, path, row_group_size=10_000, use_dictionary=False, compression="none")
+        del table
+    else:
+        line = json.dumps(row)
+        opening, joint, closing = ("[", ",\n", "]") if kind == "json" else ("", "\n", "\n")
+        path.write_text(opening + joint.join([line] * 6000) + closing)
+    before, peak, rows = pa.total_allocated_bytes(), 0, 0
+    tracemalloc.start()
+    try:
+        for chunk in read_chunks(find_files(str(path)), CHUNK_BYTES):
+            rows += len(chunk.rows)
+            peak = max(peak, pa.total_allocated_bytes() - before)
+        peak += tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert rows == 6000
+    assert path.stat().st_size > 90 << 20
+    assert peak < 30 << 20
 
 
 JSON = st.recursive(
