@@ -10,7 +10,7 @@
 #   MASTER_ADDR     address of the first node (127.0.0.1 when there is one node)
 #   CURRENT_IP      address of this node (the one from which it reaches MASTER_ADDR)
 #   MASTER_PORT     port of Ray on the first node (6379; a free one when there is one node)
-#   JOIN_TIMEOUT    seconds that the nodes wait for each other (300)
+#   JOIN_TIMEOUT    seconds that the nodes wait for each other (cluster.join_timeout_seconds of the configuration)
 #   RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH   a secret shared by the nodes; without one, a run over several nodes goes
 #                   without authentication
 # Exit codes: 0 done, 1 failed, 2 a request that can't be served, 130 interrupted.

@@ -41,6 +41,15 @@ class Variables:
         """A variable's value; None where it is unset or empty."""
         return self.values.get(name) or None
 
+    def count(self, name: str, what: str) -> int | None:
+        """A variable that counts something; `RequestError` where it is no such number."""
+        text = self.get(name)
+        if text is None:
+            return None
+        if not text.isdecimal() or int(text) < 1:
+            raise RequestError(f"{name} is {text!r}; give a number: {what}")
+        return int(text)
+
 
 def read_variables(environ: Mapping[str, str]) -> Variables:
     """Our variables, taken from other names where ours are unset; `RequestError` where two names disagree."""

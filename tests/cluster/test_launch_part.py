@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mindrl.cluster import launch
-from mindrl.cluster.launch import await_head, find_part, find_yaml, read
+from mindrl.cluster.launch import await_head, find_yaml, read
+from mindrl.cluster.launch_part import Part, find_part
 from mindrl.cluster.launch_variables import read_variables
 from mindrl.cluster.nodes import Node, short_of_devices, short_of_nodes
 from mindrl.cluster.ports import greets_as_ray, holder
@@ -19,7 +20,7 @@ TINY = {"DEFAULT_YAML": "configs/grpo_quickstart.yaml"}
 UNREACHED = "192.0.2.77"  # RFC 5737: no machine has it
 
 
-def part(environ: Mapping[str, str]) -> launch.Part:
+def part(environ: Mapping[str, str]) -> Part:
     return find_part(read_variables(environ))
 
 
@@ -30,8 +31,13 @@ def test_nothing_but_a_configuration_means_this_machine_with_all_its_devices():
     assert found["ray_arguments"] == ["--num-cpus=1"]
     assert found["arguments"] == [
         "configs/grpo_quickstart.yaml", "cluster.num_nodes=1", "cluster.devices_per_node=1",
-        "cluster.join_timeout_seconds=300", "trainer.total_steps=7", "--overwrite",
+        "trainer.total_steps=7", "--overwrite",
     ]  # fmt: skip
+
+
+def test_the_nodes_wait_for_each_other_as_the_configuration_says_unless_the_environment_does():
+    assert read(TINY, ["cluster.join_timeout_seconds=70"])["join_timeout"] == "70.0"
+    assert "cluster.join_timeout_seconds=50" in read({**TINY, "JOIN_TIMEOUT": "50"}, [])["arguments"]
 
 
 def test_a_node_knows_its_address_from_the_way_to_the_first_one():
