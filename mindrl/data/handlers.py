@@ -4,6 +4,7 @@ A handler is a function of the row and the places of its columns. It returns a `
 is left out, one of `DROP_REASONS`.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -156,8 +157,8 @@ def _message(message: Any) -> tuple[Any, Any]:
 
 
 def _text(row: Mapping[str, Any], place: str) -> str | None:
-    """The text there; empty where no column is mapped or the row has null there; None where it can't be one."""
+    """The text there; empty where no column is mapped or the row has null or NaN there; None where it can't be one."""
     value = find_value(row, place) if place else None
-    if value is None:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
     return None if value is MISSING or not isinstance(value, str | int | float) else str(value)

@@ -80,6 +80,7 @@ def test_published_layouts_give_question_and_answer(name: str, row: dict[str, An
         ("gsm8k", {"question": "q", "answer": "no mark 5"}, "no_answer"),
         ("math_lighteval", {"problem": "q", "solution": r"\boxed{1"}, "no_answer"),
         ("deepscaler", {"problem": "q", "answer": ""}, "no_answer"),
+        ("deepscaler", {"problem": "q", "answer": float("nan")}, "no_answer"),
         ("deepscaler", {"problem": " \n", "answer": "1"}, "empty_prompt"),
         ("deepscaler", {"problem": "q"}, "bad_row"),
         ("aime", {"problem": "q", "answer": "1000"}, "no_answer"),
