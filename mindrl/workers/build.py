@@ -2,20 +2,17 @@
 
 from dataclasses import dataclass
 
-import torch
-
 import hal
 from mindrl.algorithms.objective import PolicyObjective
 from mindrl.checkpoint.training import load_checkpoint
 from mindrl.cluster.environment import use_interface_of_launch
 from mindrl.config.schema import Config
 from mindrl.data.stop_tokens import stop_token_ids
-from mindrl.models.backend import TrainBackend
 from mindrl.models.kernel_facts import DTYPES, kernel_facts
 from mindrl.models.megatron.backend import MegatronBackend
 from mindrl.models.megatron.parallel import initialize_parallel
 from mindrl.rollout.choose import choose_engine, make_engine
-from mindrl.weight_maps import Architecture, read_architecture
+from mindrl.weight_maps import read_architecture
 from mindrl.workers.actor import ActorRole
 from mindrl.workers.identity import WorkerIdentity
 from mindrl.workers.reference import ReferenceRole
@@ -29,7 +26,7 @@ MAX_SEQUENCES = 256
 class Roles:
     """What one integrated worker holds."""
 
-    backend: TrainBackend
+    backend: MegatronBackend
     actor: ActorRole
     reference: ReferenceRole
     rollout: RolloutRole
@@ -39,16 +36,21 @@ class Roles:
     """For hal.txt (`table`) and hal.json (the rest)."""
 
 
-def build_roles(config: Config, identity: WorkerIdentity, init_method: str) -> Roles:
-    """Join the process group and build this rank's share of every role; collective over all ranks."""
-    torch.manual_seed(config.trainer.seed)
+def build_roles(config: Config, identity: WorkerIdentity, init_method: str, *, resumed: bool) -> Roles:
+    """Join the process group and build this rank's share of every role; collective over all ranks.
+
+    A resumed run's actor gets its weights later, from the run's own checkpoint."""
     accelerator = _join(config, identity, init_method)
     architecture = read_architecture(config.model.path)
     selection = hal.select(accelerator, kernel_facts(config.actor, architecture), config.hal.kernels)
-    backend = _policy(config, architecture, accelerator, selection, trainable=True)
+    objective = PolicyObjective.from_config(config.algorithm)
+    backend = MegatronBackend(config, architecture, accelerator, selection, objective)
+    if not resumed:
+        _load_initial_weights(backend, config)
     reference = None
     if config.has_reference:
-        reference = _policy(config, architecture, accelerator, selection, trainable=False)
+        reference = MegatronBackend(config, architecture, accelerator, selection, trainable=False)
+        _load_initial_weights(reference, config)
     engine = make_engine(
         config.rollout,
         config.model.path,
@@ -88,22 +90,11 @@ def _join(config: Config, identity: WorkerIdentity, init_method: str) -> hal.Acc
     return accelerator
 
 
-def _policy(
-    config: Config,
-    architecture: Architecture,
-    accelerator: hal.Accelerator,
-    selection: hal.Selection,
-    *,
-    trainable: bool,
-) -> MegatronBackend:
-    """A policy with the initial weights."""
-    objective = PolicyObjective.from_config(config.algorithm)
-    backend = MegatronBackend(config, architecture, accelerator, selection, objective, trainable=trainable)
+def _load_initial_weights(backend: MegatronBackend, config: Config) -> None:
     if config.model.checkpoint is None:
         backend.load_hf(config.model.path)
     else:
-        backend.load_state(load_checkpoint(config.model.checkpoint, backend.state()))
-    return backend
+        backend.load_state(load_checkpoint(config.model.checkpoint, backend.state(for_loading=True)))
 
 
 def _samples_per_engine(config: Config) -> int:

@@ -6,6 +6,7 @@ driver is one small `SampleFacts` a sample, whatever its length.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import ray
@@ -83,6 +84,16 @@ class Shard:
     sample_ids: tuple[int, ...]
     advantages: tuple[float, ...]
     token_weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What loading a checkpoint gave beside the workers' own state."""
+
+    progress: dict[str, Any]
+    """The driver's values, as they were saved."""
+    same_layout: bool
+    """Whether the workers' random generators could be loaded."""
 
 
 @dataclass(frozen=True, slots=True)

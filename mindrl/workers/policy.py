@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mindrl.config.schema import Config
 from mindrl.planning.batch import BatchPlan
 from mindrl.planning.topology import Topology
 from mindrl.workers.group import WorkerGroup
-from mindrl.workers.messages import EngineOutput, PromptBatch, Rollout, Shard
+from mindrl.workers.messages import EngineOutput, PromptBatch, Restored, Rollout, Shard
 
 
 class Policy:
@@ -56,9 +57,13 @@ class Policy:
         arguments = [(shards[place.data_parallel_rank], lr) for place in self._topology.places]
         return self._workers.call_each("update", arguments)[0]
 
-    def save(self, directory: Path, iteration: int, hf_dir: Path) -> None:
-        """Write a checkpoint."""
-        self._workers.call("save", directory, iteration, hf_dir)
+    def save(self, directory: Path, step: int, hf_dir: Path, progress: Mapping[str, Any]) -> None:
+        """Write a checkpoint, with `progress` (plain values) in it."""
+        self._workers.call("save", directory, step, hf_dir, progress)
+
+    def restore(self, checkpoint: Path, step: int, config: Config) -> Restored:
+        """Take the state of a checkpoint."""
+        return self._workers.call("restore", checkpoint, step, config)[0]
 
     def _roll_out(self, method: str, prompts: PromptBatch) -> Rollout:
         num_engines = self._topology.num_engines

@@ -5,16 +5,16 @@ that no device needs inter-process memory sharing.
 """
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from mindrl.config.schema import Config
 from mindrl.data.records import Sample
 from mindrl.workers.identity import WorkerIdentity
-from mindrl.workers.messages import EngineOutput, PromptBatch, SampleFacts, Shard
+from mindrl.workers.messages import EngineOutput, PromptBatch, Restored, SampleFacts, Shard
 
 if TYPE_CHECKING:
     from mindrl.workers.build import Roles
@@ -35,11 +35,11 @@ class PolicyWorker:
             port = probe.getsockname()[1]
         return f"tcp://{ray.util.get_node_ip_address()}:{port}"
 
-    def setup(self, config: Config, init_method: str) -> None:
-        """Join the process group and build the roles."""
+    def setup(self, config: Config, init_method: str, resumed: bool) -> None:
+        """Join the process group and build the roles; the actor's weights wait for `restore` where it is `resumed`."""
         from mindrl.workers.build import build_roles  # Megatron and the engine: here, not in the driver
 
-        self._roles = build_roles(config, self._identity, init_method)
+        self._roles = build_roles(config, self._identity, init_method, resumed=resumed)
 
     def device_facts(self) -> dict[str, object]:
         """What hal.txt (`table`) and hal.json (the rest) record of this worker."""
@@ -77,11 +77,17 @@ class PolicyWorker:
         """One optimizer step."""
         return self._built.actor.update(shard, self._built.reference.log_probs(), lr)
 
-    def save(self, directory: Path, iteration: int, hf_dir: Path) -> None:
-        """Write the actor's weights as a Megatron checkpoint."""
-        from mindrl.checkpoint.training import save_checkpoint
+    def save(self, directory: Path, step: int, hf_dir: Path, progress: Mapping[str, Any]) -> None:
+        """Write a checkpoint of the actor, this process's generators and the driver's `progress`."""
+        from mindrl.workers.saving import save
 
-        save_checkpoint(directory, iteration, self._built.backend.state(), hf_dir)
+        save(self._built.backend, directory, step, hf_dir, progress)
+
+    def restore(self, checkpoint: Path, step: int, config: Config) -> Restored:
+        """Inverse of `save`."""
+        from mindrl.workers.saving import restore
+
+        return restore(self._built.backend, checkpoint, step, config)
 
     def close(self) -> None:
         """Free the engine, last of all: it may take the default process group with it."""

@@ -20,6 +20,14 @@ class PromptWorker:
         """The next `num_prompts` training prompts."""
         return PromptBatch(step, ray.put(self._stream.next_batch(num_prompts)), num_prompts)
 
+    def state(self) -> dict[str, object]:
+        """The position in the training prompts."""
+        return self._stream.state()
+
+    def load_state(self, state: dict[str, object]) -> None:
+        """Continue from a position."""
+        self._stream.load_state(state)
+
     def eval_batches(self, step: int) -> dict[str, PromptBatch]:
         """Every evaluation set, whole, by the name of its file."""
         return {
