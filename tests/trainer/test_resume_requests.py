@@ -30,7 +30,7 @@ def run_saved_after_five_steps(path: Path, config: Config, *, complete: bool = T
     checkpoint = path / "checkpoints" / "iter_0000005"
     checkpoint.mkdir(parents=True)
     tensor = GlobalTensor("optimizer.state.param.x", (1,), "float32", (Chunk((0,), (1,), "f", 0, 1),))
-    objects = [SavedObject("generators.tp1.pp1/shard_0_2", "f", 1, 1)]
+    objects = [SavedObject("generators.cpu.tp1.pp1/shard_0_2", "f", 1, 1)]
     (checkpoint / ".metadata").write_bytes(
         metadata_bytes([tensor], objects) if complete else metadata_bytes([], [])
     )

@@ -22,7 +22,7 @@ def seed_generators(seed: int, accelerator: Accelerator) -> None:
 
 
 def sharded_state(accelerator: Accelerator) -> ShardedObject:
-    """This rank's generators, for `dist_checkpointing`. They are worth loading in the same layout only."""
+    """This rank's generators, for `dist_checkpointing`; they mean something in the same layout only."""
     python, numpy = random.getstate(), np.random.get_state()
     state: dict[str, Any] = {
         "python": python,
@@ -31,9 +31,8 @@ def sharded_state(accelerator: Accelerator) -> ShardedObject:
         "device": accelerator.get_rng_state(),
         "regions": get_cuda_rng_tracker().get_states(),
     }
-    return ShardedObject(
-        key_of_layout(), state, (torch.distributed.get_world_size(),), (torch.distributed.get_rank(),)
-    )
+    place, of = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return ShardedObject(_key(accelerator), state, (of,), (place,))
 
 
 def load_state(state: dict[str, Any], accelerator: Accelerator) -> None:
@@ -46,8 +45,8 @@ def load_state(state: dict[str, Any], accelerator: Accelerator) -> None:
     get_cuda_rng_tracker().set_states(state["regions"])
 
 
-def key_of_layout() -> str:
-    """Name of the generators in a checkpoint; another layout has another one."""
+def _key(accelerator: Accelerator) -> str:
+    """Name of the generators in a checkpoint; another layout, or kind of device, has another one."""
     tensor = parallel_state.get_tensor_model_parallel_world_size()
     pipeline = parallel_state.get_pipeline_model_parallel_world_size()
-    return f"generators.tp{tensor}.pp{pipeline}"
+    return f"generators.{accelerator.device_type}.tp{tensor}.pp{pipeline}"
