@@ -1,3 +1,4 @@
+import errno
 import os
 import time
 from pathlib import Path
@@ -25,6 +26,9 @@ class Worker:
 
     def refuse(self) -> None:
         raise RequestError("can't be")
+
+    def fill_the_disk(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/some/where")
 
     def vanish(self) -> None:
         os._exit(1)
@@ -67,6 +71,12 @@ def test_one_failing_worker_ends_the_call_for_all_and_is_named(group):
 def test_a_refusal_inside_a_worker_stays_a_refusal(group):
     with pytest.raises(RequestError, match="can't be"):
         group.call("refuse")
+
+
+def test_what_a_disk_said_to_a_worker_is_told_as_it_is(group):
+    with pytest.raises(OSError, match="No space left on device: '/some/where'") as found:
+        group.call("fill_the_disk")
+    assert (found.value.errno, found.value.filename) == (errno.ENOSPC, "/some/where")
 
 
 def test_a_process_that_vanishes_is_named(group):
