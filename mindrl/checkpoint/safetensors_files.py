@@ -37,6 +37,13 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
     """Every tensor of one file; `RequestError` if header and file do not agree."""
     if not path.is_file():
         raise RequestError(f"{path} is not a file.")
+    try:
+        return _read_file(path)
+    except OSError as error:
+        raise RequestError(f"{path} can't be read: {error.strerror}.") from error
+
+
+def _read_file(path: Path) -> dict[str, StoredTensor]:
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)

@@ -57,7 +57,10 @@ class Tally:
         if self._columns:
             self._require(list(self._needed))
         if not self.num_prompts:
-            raise RequestError(f"input {source}: none of its {self.num_rows} rows gave a prompt ({told})")
+            remedy = "raise seq_length" if counts["too_long"] else "look at map_keys and handler_name"
+            raise RequestError(
+                f"input {source}: none of its {self.num_rows} rows gave a prompt ({told}); {remedy}"
+            )
         return {
             "num_prompts": self.num_prompts,
             "num_rows": self.num_rows,

@@ -13,7 +13,10 @@ from mindrl.weight_maps import read_architecture
 def check_on_paper(config: Config) -> None:
     """`RequestError` where the model is not there, is of no known family, or does not fit the layout and lengths."""
     _require_model_directory(config.model.path)
-    architecture = read_architecture(config.model.path)
+    try:
+        architecture = read_architecture(config.model.path)
+    except RequestError as error:
+        raise RequestError(f"model.path {config.model.path}: {error}") from error
     check_same_model(config, architecture)
     check_trainable(config, architecture)
 

@@ -48,7 +48,8 @@ def check_request(config: Config, *, overwrite: bool, resume: bool = False) -> l
         attempt(lambda: directory.check(overwrite=overwrite))
         attempt(lambda: directory.check_inputs(inputs))
     architecture = read_architecture(config.model.path)
-    attempt(lambda: _check_room(config, architecture))
+    if not problems:
+        attempt(lambda: _check_room(config, architecture))
     attempt(lambda: _check_tokenizer(config.model.path, architecture))
     if config.has_reference or not resume:
         attempt(lambda: _check_initial_weights(config.model, architecture))
@@ -129,7 +130,10 @@ def _check_prompts(path: Path, config: Config) -> None:
 
 
 def _check_reward(name: str) -> None:
-    find(name)
+    try:
+        find(name)
+    except RequestError as error:
+        raise RequestError(f"reward.functions: {error}") from error
 
 
 def _check_pass_through(config: Config, architecture: Architecture) -> None:
@@ -149,7 +153,10 @@ def _check_wandb(config: Config) -> None:
 
 
 def _check_device(config: Config) -> list[str]:
-    accelerator = hal.choose(config.hal.accelerator)
+    try:
+        accelerator = hal.choose(config.hal.accelerator)
+    except hal.HalError as error:
+        raise RequestError(f"hal.accelerator: {error}") from error
     ray_start_arguments(accelerator, config.cluster.devices_per_node)  # are there that many?
     reason = accelerator.supports_dtype(DTYPES[config.actor.dtype])
     if reason is not None:
@@ -160,4 +167,8 @@ def _check_device(config: Config) -> list[str]:
 
 def _check_kernels(config: Config, architecture: Architecture) -> None:
     facts = kernel_facts(config.actor, architecture)
-    hal.select(hal.choose(config.hal.accelerator), facts, config.hal.kernels)
+    accelerator = hal.choose(config.hal.accelerator)
+    try:
+        hal.select(accelerator, facts, config.hal.kernels)
+    except hal.HalError as error:
+        raise RequestError(f"hal.kernels: {error}") from error

@@ -73,61 +73,6 @@ def test_a_log_prob_gap_above_the_limit_stops_the_run_and_says_where(files: File
         assert words in done.stderr
 
 
-BAD_REQUESTS = {
-    "unknown key": (["actor.optimizer.learning_rate=1e-3"], "actor.optimizer has name, lr"),
-    "misspelt key": (["rolout.n_samples=4"], "rollout"),
-    "wrong type": (["trainer.total_steps=many"], "trainer.total_steps"),
-    "missing data": (["data.train=[{path: nowhere.parquet}]"], "nowhere.parquet"),
-    "missing model": (["model.path=nowhere"], "nowhere"),
-    "missing checkpoint": (["model.checkpoint=nowhere"], "nowhere"),
-    "heads not divisible": (["actor.tensor_model_parallel_size=8", "cluster.devices_per_node=8"], "heads"),
-    "batch not divisible": (["actor.mini_batch_size=5"], "mini_batch_size"),
-    "world and layout": (["actor.tensor_model_parallel_size=4"], "actor.tensor_model_parallel_size"),
-    "unknown reward": (["reward.functions=[{name: exact_mach}]"], "exact_match"),
-    "device not there": (["hal.accelerator=tpu"], "cpu"),
-    "top_p in training": (["rollout.top_p=0.9"], "rollout.top_p"),
-    "prompts too long": (["data.max_prompt_length=4"], "data.max_prompt_length"),
-    "positions": (["data.max_response_length=4000"], "max_position_embeddings"),
-    "kernel": (["hal.kernels={attention: nonsense}"], "nonsense"),
-    "pass-through key": (["actor.transformer_config={num_layerz: 3}"], "num_layerz"),
-    "engine argument": (["rollout.engine_args={max_num_sequences: 3}"], "max_num_seqs"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_REQUESTS)
-def test_a_request_that_can_not_be_served_is_refused_before_anything_starts(
-    files: Files, tmp_path: Path, name: str
-):
-    overrides, said = BAD_REQUESTS[name]
-    output = tmp_path / "run"
-    done = run_python(
-        "-m",
-        "mindrl",
-        "train",
-        QUICKSTART,
-        *files.overrides(files.tied),
-        f"trainer.output_dir={output}",
-        *overrides,
-    )
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not output.exists()
-
-
-def test_a_tokenizer_of_another_model_is_refused(files: Files, tmp_path: Path):
-    import json
-    import shutil
-
-    model = tmp_path / "model"
-    shutil.copytree(files.tied, model)
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"vocab_size": 100}))
-    done = run_python("-m", "mindrl", "train", QUICKSTART, *files.overrides(model), "--check")
-    assert done.returncode == 2
-    assert "100 rows" in done.stderr
-
-
 def test_an_existing_run_is_kept_unless_told_otherwise(files: Files, tmp_path: Path):
     (tmp_path / "metrics.jsonl").write_text("precious")
     arguments = ["-m", "mindrl", "train", QUICKSTART, *files.overrides(files.tied)]
