@@ -1,5 +1,6 @@
 """What a node finds out about itself before a launch starts anything."""
 
+import re
 import socket
 import threading
 from collections.abc import Mapping
@@ -22,6 +23,31 @@ UNREACHED = "192.0.2.77"  # RFC 5737: no machine has it
 
 def part(environ: Mapping[str, str]) -> Part:
     return find_part(read_variables(environ))
+
+
+REFUSED = [
+    ({"DEFAULT_YAML": ""}, "DEFAULT_YAML is not set"),
+    ({"DEFAULT_YAML": "grpo_qwikstart"}, "did you mean configs/grpo_quickstart.yaml?"),
+    ({"NNODES": "none"}, "NNODES is 'none'"),
+    ({"NPUS_PER_NODE": "0"}, "NPUS_PER_NODE is '0'"),
+    ({"JOIN_TIMEOUT": "soon"}, "JOIN_TIMEOUT is 'soon'"),
+    ({"NNODES": "2"}, "MASTER_ADDR is not set"),
+    ({"NNODES": "2", "MASTER_ADDR": "127.0.0.1"}, "MASTER_ADDR is 127.0.0.1, which every machine calls itself"),
+    ({"CURRENT_IP": "127.9.9.9"}, "not an address of this machine"),
+    ({"MASTER_ADDR": "nowhere.invalid"}, "not known to this machine's name service"),
+    ({"MASTER_PORT": "99999"}, "MASTER_PORT is '99999'"),
+    ({"SOCKET_IFNAME": "nic9"}, "this machine has no interface nic9"),
+    ({"NODE_RANK": "1"}, "NODE_RANK is '1', and NNODES is 1"),
+    ({"NNODES": "2", "MASTER_ADDR": UNREACHED, "CURRENT_IP": "127.0.0.1", "RANK": "0"}, "NODE_RANK is 0, but"),
+    ({"NPUS_PER_NODE": "2", "GPUS_PER_NODE": "4"}, "NPUS_PER_NODE is 2 and GPUS_PER_NODE is 4; set one of them"),
+    ({"RAY_ADDRESS": "10.0.0.1:6379"}, "launch scripts start a Ray of their own"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("environment", "reason"), REFUSED, ids=["-".join(each) for each, _ in REFUSED])
+def test_a_launch_that_cannot_be_meant_is_refused(environment: Mapping[str, str], reason: str):
+    with pytest.raises(RequestError, match=re.escape(reason)):
+        read(TINY | dict(environment), [])
 
 
 def test_nothing_but_a_configuration_means_this_machine_with_all_its_devices():

@@ -39,29 +39,17 @@ def ended(*command: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-NOWHERE = "192.0.2.77"
-"""An address that no machine has (RFC 5737)."""
-REFUSED = [
-    ({"DEFAULT_YAML": ""}, "DEFAULT_YAML is not set"),
-    ({"DEFAULT_YAML": "grpo_qwikstart"}, "did you mean configs/grpo_quickstart.yaml?"),
-    ({"NNODES": "none"}, "NNODES is 'none'"),
-    ({"NPUS_PER_NODE": "0"}, "NPUS_PER_NODE is '0'"),
-    ({"JOIN_TIMEOUT": "soon"}, "JOIN_TIMEOUT is 'soon'"),
-    ({"NNODES": "2"}, "MASTER_ADDR is not set"),
-    ({"NNODES": "2", "MASTER_ADDR": "127.0.0.1"}, "MASTER_ADDR is 127.0.0.1, which every machine calls itself"),
-    ({"CURRENT_IP": "127.9.9.9"}, "not an address of this machine"),
-    ({"MASTER_ADDR": "nowhere.invalid"}, "not known to this machine's name service"),
-    ({"MASTER_PORT": "99999"}, "MASTER_PORT is '99999'"),
-    ({"SOCKET_IFNAME": "nic9"}, "this machine has no interface nic9"),
-    ({"NODE_RANK": "1"}, "NODE_RANK is '1', and NNODES is 1"),
-    ({"NNODES": "2", "MASTER_ADDR": NOWHERE, "CURRENT_IP": "127.0.0.1", "RANK": "0"}, "NODE_RANK is 0, but"),
-    ({"NPUS_PER_NODE": "2", "GPUS_PER_NODE": "4"}, "NPUS_PER_NODE is 2 and GPUS_PER_NODE is 4; set one of them"),
-    ({"RAY_ADDRESS": "10.0.0.1:6379"}, "launch scripts start a Ray of their own"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("environment", "reason"), REFUSED, ids=["-".join(each) for each, _ in REFUSED])
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"DEFAULT_YAML": ""}, "DEFAULT_YAML is not set"),
+        ({"NNODES": "2"}, "MASTER_ADDR is not set"),
+        ({"CURRENT_IP": "127.9.9.9"}, "not an address of this machine"),
+    ],
+    ids=["DEFAULT_YAML", "NNODES", "CURRENT_IP"],
+)
 def test_a_launch_that_cannot_be_meant_is_refused(environment: Mapping[str, str], reason: str) -> None:
+    """A few through the script; tests/cluster/test_launch_part.py has the others."""
     result = ended(
         "bash",
         "examples/grpo/_launch.sh",
