@@ -24,7 +24,7 @@ TRACKED = [
     if name and (ROOT / name).is_file()
 ]
 SCRIPTS = [path for path in TRACKED if path.suffix == ".sh" or path == Path(".ci/run")]
-YAML_NAME = re.compile(r"[\w./-]*configs/[\w./-]+\.yaml")
+YAML_NAME = re.compile(r"(?:[\w./][\w./-]*)?configs/[\w./-]+\.yaml")
 
 
 def ids(paths: list[Path]) -> list[str]:
