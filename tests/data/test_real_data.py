@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,3 +96,23 @@ def test_aime_answers_are_written_without_leading_zeros(prepare: Prepare):
     answers = [prompt.ground_truth for prompt in prompts]
     assert answers[:3] == ["204", "25", "809"]
     assert all(answer == str(int(answer)) for answer in answers)
+
+
+def test_the_shell_script_prepares_a_set_from_its_environment(folder: Path, tmp_path: Path):
+    done = subprocess.run(
+        ["bash", ROOT / "examples" / "data" / "preprocess_data.sh", "aime", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={
+            **os.environ,
+            "DATA": str(folder / "data" / "aime"),
+            "TOKENIZER": str(folder / "tokenizers" / "qwen3"),
+            "OUTPUT": str(tmp_path / "aime24"),
+            "PROMPT_TYPE": "qwen3",
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["template"] == "qwen3"
+    assert load_prompts(tmp_path / "aime24.parquet")[0].data_source == "aime24"
