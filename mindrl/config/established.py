@@ -95,6 +95,7 @@ OURS = {
     "reward.workers": ("verifier_parallel",),
     "trainer.total_steps": ("train_iters", "total_training_steps", "num_rollout", "num_episode"),
     "trainer.save_interval": ("save_freq", "save_interval", "save_episode_interval"),
+    "trainer.keep_last": ("max_actor_ckpt_to_keep",),
     "trainer.eval_interval": ("test_freq", "eval_interval", "eval_episode_interval"),
     "trainer.output_dir": ("default_local_dir", "actor_config.save", "runtime_args.output_dir"),
     "trainer.seed": ("megatron_training.seed",),
