@@ -39,6 +39,13 @@ class PolicyObjective:
             entropy_coef=algorithm.entropy_coef,
         )
 
+    @property
+    def needs_advantage(self) -> bool:
+        """Whether a response with advantage 0 has no gradient, because nothing but the policy loss counts.
+
+        So has a whole group whose responses all got the same reward."""
+        return self.kl_coef == 0 and self.entropy_coef == 0
+
     def __call__(
         self,
         log_probs: torch.Tensor,

@@ -54,15 +54,17 @@ def micro_batches(
     micro_batch_size: int,
     *,
     device: torch.device,
+    chosen: Sequence[int] | None = None,
     length_multiple: int = 1,
     same_shape: bool = False,
 ) -> list[MicroBatch]:
     """Cut samples into micro-batches, longest first so that neighbours are of similar length.
 
-    Lengths are padded to a multiple of `length_multiple`; `same_shape` pads all micro-batches to one shape, as
+    `chosen` are the samples to take, by position; all when None. Lengths are padded to a multiple of `length_multiple`; `same_shape` pads all micro-batches to one shape, as
     pipeline stages need it, which then differ from the last one by nothing but their content."""
     lengths = np.array([len(sample.prompt_ids) + len(sample.response_ids) for sample in samples])
-    order = np.argsort(-lengths, kind="stable")
+    taken = np.arange(len(samples)) if chosen is None else np.asarray(chosen, dtype=np.int64)
+    order = taken[np.argsort(-lengths[taken], kind="stable")]
     chunks = [order[start : start + micro_batch_size] for start in range(0, len(order), micro_batch_size)]
     result: list[MicroBatch] = []
     for chunk in chunks:

@@ -52,7 +52,7 @@ p {{ margin: 0; }}
 .head {{ display: flex; flex-wrap: wrap; align-items: baseline; gap: 6px 14px; }}
 .pill {{ font-size: 12px; font-weight: 600; padding: 2px 10px; border-radius: 99px; border: 1px solid currentColor; }}
 .done {{ color: var(--green); }} .open {{ color: var(--orange); }} .bad {{ color: var(--red); }}
-.tiles {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(158px, 1fr)); gap: 12px; margin-top: 22px; }}
+.tiles {{ display: flex; flex-wrap: wrap; gap: 12px; margin-top: 22px; }} .tile {{ flex: 1 0 auto; }}
 .tile, figure, .card {{ background: var(--card); border: 1px solid var(--line); border-radius: 10px; }}
 .tile {{ padding: 12px 16px 14px; }}
 .tile b {{ display: block; font-size: 19px; font-weight: 620; line-height: 1.3; font-variant-numeric: tabular-nums;

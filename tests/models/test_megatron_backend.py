@@ -1,5 +1,6 @@
 """What the Megatron backend promises beyond parity: reference policy, state, memory, refusals, bfloat16."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +178,33 @@ def all_samples_on_the_first_rank(directory: Path) -> None:
 
 def test_a_rank_without_samples_adds_nothing_and_holds_nobody_up(model: Path) -> None:
     run_distributed(all_samples_on_the_first_rank, 2, model, timeout=60)
+
+
+def half_of_the_advantages_zero(directory: Path, pipeline: int, kl_coef: float) -> None:
+    config = make_config(directory, 2, pipeline=pipeline, micro_batch_size=3)
+    algorithm = config.algorithm.model_copy(
+        update={"entropy_coef": 0.0, "kl": config.algorithm.kl.model_copy(update={"coef": kl_coef})}
+    )
+    config = config.model_copy(update={"algorithm": algorithm})
+    backend, data_rank, data_size = make_backend(config)
+    backend.load_hf(directory)
+    samples = make_samples(10)
+    whole = make_mini_batch(samples)
+    whole.advantages[:5:2] = 0.0  # three of the first data-parallel rank's five
+    whole.advantages[5:] = 0.0  # and all of the second's
+    share = slice(data_rank * 10 // data_size, (data_rank + 1) * 10 // data_size)
+    mine = replace(make_mini_batch(samples, share), advantages=whole.advantages[share])
+    stats = backend.accumulate_gradients(mine)
+    [oracle] = oracle_steps(directory, config, [whole])
+    assert stats.sums == pytest.approx(oracle.sums, rel=1e-5, abs=1e-7)
+    for found, wanted in zip(stats.log_probs, oracle.log_probs[share], strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
+    assert worst_error(full_gradients(backend), oracle.gradients)[0] < 1e-5
+    assert backend.apply_gradients(0.01) == pytest.approx(oracle.grad_norm, rel=1e-5)
+
+
+@pytest.mark.parametrize(("pipeline", "kl_coef"), [(1, 0.0), (1, 0.05), (2, 0.0)])
+def test_responses_without_advantage_count_in_metrics_and_add_what_they_should_to_gradients(
+    model: Path, pipeline: int, kl_coef: float
+) -> None:
+    run_distributed(half_of_the_advantages_zero, 2, model, pipeline, kl_coef, timeout=60)

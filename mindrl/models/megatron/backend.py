@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
@@ -135,12 +136,19 @@ class MegatronBackend:
         self._ddp.zero_grad_buffer()
         self._optimizer.zero_grad()
         self._model.train()
-        batches = self._micro_batches(mini_batch.samples)
+        is_silent = (mini_batch.advantages == 0) & self._objective.needs_advantage
+        silent = self._micro_batches(mini_batch.samples, np.flatnonzero(is_silent).tolist())
+        teaching = self._micro_batches(mini_batch.samples, np.flatnonzero(~is_silent).tolist())
+        loss = partial(self._loss, mini_batch)
         outcomes: list[Outcome] = []
-        if batches:
-            outcomes = self._run(batches, partial(self._loss, mini_batch), forward_only=False)
+        if silent:  # their metrics and log-probs count, their gradient is zero: a third of the work
+            with torch.no_grad():
+                outcomes += self._run(silent, loss, forward_only=True)
+        if teaching:
+            outcomes += self._run(teaching, loss, forward_only=False)
         else:
             finalize_model_grads([self._ddp])
+        batches = silent + teaching
         log_probs = self._from_last_stage(batches, outcomes)
         return GradientStats(
             sums=add_up([sums for _, sums in outcomes], counts=dist.get_rank(self._tensor_group) == 0),
@@ -151,11 +159,14 @@ class MegatronBackend:
         """See `TrainBackend`."""
         return step(self._optimizer, lr, self._config.actor.optimizer.clip_grad)
 
-    def _micro_batches(self, samples: Sequence[Sample]) -> list[MicroBatch]:
+    def _micro_batches(
+        self, samples: Sequence[Sample], chosen: Sequence[int] | None = None
+    ) -> list[MicroBatch]:
         return micro_batches(
             samples,
             self._micro_batch_size,
             device=self._accelerator.device(),
+            chosen=chosen,
             length_multiple=self._transformer.tensor_model_parallel_size,
             same_shape=self._transformer.pipeline_model_parallel_size > 1,
         )
