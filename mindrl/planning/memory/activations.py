@@ -110,11 +110,14 @@ def _attention(architecture: Architecture, shape: MicroBatchShape) -> int:
 
 
 def _head_norms(architecture: Architecture, query: int, key: int, shape: MicroBatchShape) -> int:
-    """Norms over heads: what they keep, and one statistic a head; their outputs live on only as turned ones."""
+    """Norms over heads: what they keep, and one statistic a head; their outputs live on only as turned ones.
+
+    Queries are cut out of the joint projection by a copy, keys are a view of it."""
     heads = (query + key) // architecture.head_dim
-    width = (query + key) * (4 if shape.plain_norms else 0)
-    copies = (query + key) * 4 if shape.plain_norms and shape.item_size < 4 else 0
-    return shape.tokens * (width + copies + 4 * heads)
+    inputs = query * shape.item_size
+    if shape.plain_norms:
+        inputs = 4 * (query + key) + (4 * (query + key) if shape.item_size < 4 else 4 * query)
+    return shape.tokens * (inputs + 4 * heads)
 
 
 def _log_sums(architecture: Architecture, shape: MicroBatchShape) -> int:
