@@ -65,8 +65,8 @@ def short_of_devices(cluster: ClusterConfig, resource: str, nodes: Sequence[Node
     """What is said when the nodes are there and their devices are not."""
     return (
         f"the run needs {cluster.devices_per_node} {resource} on each of {cluster.num_nodes} node(s), and this Ray has "
-        f"{_list(nodes, resource)}. Ask for what is there (NPUS_PER_NODE, or cluster.devices_per_node), or leave this "
-        "Ray: unset RAY_ADDRESS to have one started for the run."
+        f"{_list(nodes, resource)}. Ask for what is there: NPUS_PER_NODE, the same on every node, or "
+        "cluster.devices_per_node. Without RAY_ADDRESS, `mindrl train` starts a Ray with what the run needs."
     )
 
 

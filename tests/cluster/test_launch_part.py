@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import hal
+from hal.devices.cpu import CpuAccelerator
 from mindrl.cluster import launch
 from mindrl.cluster.launch import await_head, find_yaml, read
 from mindrl.cluster.launch_part import Part, find_part
@@ -64,6 +66,24 @@ def test_nothing_but_a_configuration_means_this_machine_with_all_its_devices():
 def test_the_nodes_wait_for_each_other_as_the_configuration_says_unless_the_environment_does():
     assert read(TINY, ["cluster.join_timeout_seconds=70"])["join_timeout"] == "70.0"
     assert "cluster.join_timeout_seconds=50" in read({**TINY, "JOIN_TIMEOUT": "50"}, [])["arguments"]
+
+
+class NodeOfFour(CpuAccelerator):
+    """A node with four devices."""
+
+    device_type = "abacus"
+    ray_resource = "ABACUS"
+
+    def device_count(self) -> int:
+        return 4
+
+
+def test_all_devices_of_a_node_take_part_and_no_more_than_there_are(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(hal, "choose", lambda name: NodeOfFour())
+    found = read(TINY, ["actor.micro_batch_size=4"])
+    assert (found["num_devices"], found["ray_arguments"]) == ("4", ['--resources={"ABACUS": 4}'])
+    with pytest.raises(RequestError, match=r"NPUS_PER_NODE: 8 devices of kind .* were asked for .* sees 4"):
+        read({**TINY, "NPUS_PER_NODE": "8"}, [])
 
 
 def test_a_node_knows_its_address_from_the_way_to_the_first_one():
