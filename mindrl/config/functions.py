@@ -1,17 +1,21 @@
 """Functions that a configuration names: by a name from a table, or a user's own as `package.module:function`."""
 
 import importlib
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mindrl.config.names import nearest
 from mindrl.errors import RequestError
 
 
-def find_function(what: str, name: str, table: Mapping[str, str]) -> Callable[..., Any]:
+def find_function(
+    what: str, name: str, table: Mapping[str, str], arguments: Sequence[str], result: str
+) -> Callable[..., Any]:
     """Import the function of that name or path; `table` gives names their paths.
 
-    `what` begins the messages of the `RequestError` for a name that is unknown or leads to no function."""
+    `what` begins the messages of the `RequestError` for a name that is unknown, or leads to nothing that can be called
+    with these `arguments`, in this order, and return a `result`."""
     module_name, colon, attribute = table.get(name, name).partition(":")
     if not colon:
         near = nearest(name, table)
@@ -29,4 +33,21 @@ def find_function(what: str, name: str, table: Mapping[str, str]) -> Callable[..
         near = nearest(attribute, [key for key, value in vars(module).items() if callable(value)])
         hint = f"; did you mean {module_name}:{near}?" if near else ""
         raise RequestError(f"{what} {name!r}: {module_name} has no function {attribute}{hint}")
+    _check_signature(f"{what} {name!r}", function, arguments, result)
     return function
+
+
+def _check_signature(which: str, function: Callable[..., Any], arguments: Sequence[str], result: str) -> None:
+    """`RequestError` for what can't be meant. Where nothing is annotated, its result shows in use only."""
+    wanted = f"it has to be a function of ({', '.join(arguments)}) that returns a {result}"
+    if isinstance(function, type) or inspect.isbuiltin(function):
+        kind = "class" if isinstance(function, type) else "function of Python itself"
+        raise RequestError(f"{which}: is a {kind}; {wanted}")
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise RequestError(f"{which}: takes {signature} ({error}); {wanted}") from error
+    if signature.return_annotation in (bool, float, int, str, None, "bool", "float", "int", "str", "None"):
+        found = inspect.formatannotation(signature.return_annotation)
+        raise RequestError(f"{which}: returns {found}; {wanted}")

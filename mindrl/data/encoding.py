@@ -10,7 +10,7 @@ from typing import Any, Self
 from transformers import AutoTokenizer
 
 from mindrl.data.columns import MISSING, find_value
-from mindrl.data.fingerprint import text_hash
+from mindrl.data.fingerprint import text_hash, tokenizer_hash
 from mindrl.data.handlers import DROP_REASONS, DropReason, Handler, Question, find_handler
 from mindrl.data.outcome import ChunkOutcome, Encoded, EncodedChunk
 from mindrl.data.preprocess_config import PreprocessConfig
@@ -107,6 +107,7 @@ def load_tokenizer(directory: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(directory)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # all met with damaged files
+        tokenizer_hash(directory)  # says better what is wrong with the files, if it is they
         raise RequestError(f"tokenizer {directory}: can't be read: {error!r}") from error
 
 

@@ -130,7 +130,8 @@ HANDLERS = {name: f"{__name__}:{name}" for name in ("generic", "gsm8k", "math_li
 
 def find_handler(name: str) -> Handler:
     """The handler of that name or path; `RequestError` if there is none."""
-    return cast(Handler, find_function("handler_name", name, HANDLERS))
+    result = "mindrl.data.handlers.Question, or a reason of DROP_REASONS"
+    return cast(Handler, find_function("handler_name", name, HANDLERS, ("row", "map_keys"), result))
 
 
 def _question(row: Mapping[str, Any], place: str) -> tuple[str, str] | None:

@@ -67,7 +67,10 @@ def load_template(name: str, path: Path) -> PromptTemplate:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise RequestError(f"prompt_type_path {path}: {where}: {first['msg']}") from error
+        reason = f"{where}: {first['msg']}" if where else str(first["msg"])
+        raise RequestError(
+            f"prompt_type_path {path}: {reason}; it has to be a JSON object of templates (docs/data.md)"
+        ) from error
     if name not in templates:
         near = nearest(name, [*templates, CHAT])
         hint = f"did you mean {near}? " if near else ""

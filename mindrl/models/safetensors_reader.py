@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mindrl.errors import RequestError
-from mindrl.files import read_json_object
+from mindrl.files import POINTER_REASON, is_pointer, read_json_object
 
 INDEX = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -57,6 +57,8 @@ class SafetensorsReader:
         try:
             return safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
+            if path.is_file() and is_pointer(path):
+                raise RequestError(f"{path} {POINTER_REASON}") from error
             raise RequestError(
                 f"{path} can't be read as safetensors: {error}; fetch or convert it again."
             ) from error

@@ -4,12 +4,10 @@ A reward is a pure function `(prompt, response, ground_truth, extra) -> RewardRe
 table below; a user's own is named by its path, `my_package.my_module:my_function`.
 """
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import cast
 
 from mindrl.config.functions import find_function
-from mindrl.errors import RequestError
 from mindrl.rewards.result import RewardResult
 
 RewardFunction = Callable[[str, str, str, Mapping[str, object]], RewardResult]
@@ -26,25 +24,9 @@ FUNCTIONS = {
 
 def find(name: str) -> RewardFunction:
     """The function of that name or path; `RequestError` when there is none."""
-    function = cast(RewardFunction, find_function("reward function", name, FUNCTIONS))
-    _check_signature(name, function)
-    return function
-
-
-def _check_signature(name: str, function: RewardFunction) -> None:
-    """`RequestError` for what can't be meant as a reward. Where nothing is annotated, its result shows in use only."""
-    wanted = "a reward is called as f(prompt, response, ground_truth, extra) and returns a mindrl.rewards.RewardResult"
-    if isinstance(function, type) or inspect.isbuiltin(function):
-        kind = "class" if isinstance(function, type) else "function of Python itself"
-        raise RequestError(f"reward function {name!r}: is a {kind}; {wanted}")
-    signature = inspect.signature(function)
-    try:
-        signature.bind("", "", "", {})
-    except TypeError as error:
-        raise RequestError(f"reward function {name!r}: takes {signature} ({error}); {wanted}") from error
-    if signature.return_annotation in (bool, float, int, str, None, "bool", "float", "int", "str", "None"):
-        found = inspect.formatannotation(signature.return_annotation)
-        raise RequestError(f"reward function {name!r}: returns {found}; {wanted}")
+    arguments = ("prompt", "response", "ground_truth", "extra")
+    result = "mindrl.rewards.RewardResult"
+    return cast(RewardFunction, find_function("reward function", name, FUNCTIONS, arguments, result))
 
 
 def score(
