@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import matplotlib
 import numpy as np
@@ -115,8 +115,16 @@ def _points(axes: Axes, lines: Sequence[Line]) -> None:
         )
 
 
+def measured(lines: Sequence[Line]) -> list[Line]:
+    """The lines without the steps that none of them has a value of, such as an evaluation before the first step."""
+    present = np.isfinite([line.values for line in lines]).any(axis=0)
+    return [replace(line, steps=line.steps[present], values=line.values[present]) for line in lines]
+
+
 def _stack(axes: Axes, lines: Sequence[Line]) -> None:
-    thinned = [thin_mean(line.steps, np.nan_to_num(line.values), MOST_POINTS // 6) for line in lines]
+    thinned = [
+        thin_mean(line.steps, np.nan_to_num(line.values), MOST_POINTS // 6) for line in measured(lines)
+    ]
     axes.stackplot(
         thinned[0][0],
         *[values for _, values in thinned],

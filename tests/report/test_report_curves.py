@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mindrl.report.curves import smooth, sparkline, thin_extremes, thin_mean, window_for
+from mindrl.report.figures import Line, measured
 from mindrl.report.key_figures import duration, short
 
 CURVES = arrays(np.float64, st.integers(1, 400), elements=st.floats(-1e3, 1e3))
@@ -79,3 +80,10 @@ def test_numbers_are_short(value: float | None, text: str) -> None:
 )
 def test_durations_are_said_as_people_say_them(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_stacked_areas_begin_where_the_first_step_was_measured():
+    steps, absent = np.arange(3.0), np.nan
+    rollout = Line("rollout", "blue", steps, np.array([absent, 1.0, 2.0]))
+    update = Line("update", "purple", steps, np.array([absent, 3.0, absent]))
+    assert [line.steps.tolist() for line in measured([rollout, update])] == [[1.0, 2.0], [1.0, 2.0]]
