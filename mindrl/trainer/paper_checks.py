@@ -6,12 +6,14 @@ from mindrl.config.schema import Config
 from mindrl.errors import RequestError
 from mindrl.files import require_path
 from mindrl.planning.checks import check_trainable
-from mindrl.planning.model import check_same_model
+from mindrl.planning.model import architecture_file, check_same_model
 from mindrl.weight_maps import read_architecture
 
 
 def check_on_paper(config: Config) -> None:
     """`RequestError` where the model is not there, is of no known family, or does not fit the layout and lengths."""
+    if config.model.architecture is not None:  # told before the model is downloaded for nothing
+        check_trainable(config, architecture_file(config.model.architecture))
     _require_model_directory(config.model.path)
     try:
         architecture = read_architecture(config.model.path)
@@ -27,7 +29,7 @@ def _require_model_directory(path: Path) -> None:
         raise RequestError(f"model.path: {path} is a file; give the Hugging Face directory that it lies in")
     if path.is_dir():
         return
-    hint = "give the Hugging Face directory of the model: config.json, tokenizer files, weights"
-    if not path.is_absolute() and len(path.parts) == 2 and not path.parent.exists():
-        hint = f"a model of the hub has to be downloaded first: hf download {path} --local-dir {path}"
-    raise RequestError(f"model.path: there is no directory {path}; {hint}")
+    raise RequestError(
+        f"model.path: there is no directory {path}; give the model's Hugging Face directory (config.json, tokenizer files, "
+        f"weights). Names of the hub are not looked up: download it first, by hf download ORG/NAME --local-dir {path}"
+    )
