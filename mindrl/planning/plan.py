@@ -7,6 +7,7 @@ from mindrl.config.schema import Config
 from mindrl.errors import RequestError
 from mindrl.planning.batch import BatchPlan
 from mindrl.planning.checks import check_model, check_trainable
+from mindrl.planning.memory import MemoryEstimate, estimate_memory
 from mindrl.planning.model import planned_architecture
 from mindrl.planning.parameters import ParameterCounts, active_parameters, model_parameters, rank_parameters
 from mindrl.planning.stages import stage_layers
@@ -31,8 +32,16 @@ class RunPlan:
     """Layers of each pipeline stage."""
     stage_parameters: tuple[ParameterCounts, ...]
     """Parameters that each rank of a stage holds."""
+    memory: MemoryEstimate
+    memory_limit: int | None
+    """Bytes of a device, where they were given."""
     notes: tuple[str, ...]
     """What keeps the run from being trained today, and what will make it slow."""
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the run fits into the limit; None without one."""
+        return None if self.memory_limit is None else self.memory.fits(self.memory_limit)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -50,12 +59,13 @@ class RunPlan:
         return -(-self.batch.num_prompts // self.topology.num_engines)
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines; lengths in tokens."""
+        """For machines; sizes in bytes, lengths in tokens."""
         return {
             "version": JSON_VERSION,
             "model": self._model(),
             "topology": self._topology(),
             "batch": self._batch(),
+            "memory": self._memory(),
             "notes": list(self.notes),
         }
 
@@ -108,8 +118,23 @@ class RunPlan:
             "separate_old_log_probs": self.config.recomputes_old_log_probs,
         }
 
+    def _memory(self) -> dict[str, Any]:
+        memory, limit = self.memory, self.memory_limit
+        return {
+            "rank": memory.rank,
+            "parts": [
+                {"name": part.name, "bytes": part.bytes, "phases": list(part.phases)} for part in memory.parts
+            ],
+            "phases": dict(memory.phases),
+            "peak": memory.peak,
+            "peak_phase": memory.peak_phase,
+            "limit": limit,
+            "fits": self.fits,
+            "advice": [] if limit is None else memory.advice(limit),
+        }
 
-def make_plan(config: Config) -> RunPlan:
+
+def make_plan(config: Config, memory_limit: int | None = None) -> RunPlan:
     """`RequestError` where the model's config.json is missing, or its model can't be laid out as asked."""
     architecture = planned_architecture(config)
     check_model(config, architecture)
@@ -122,6 +147,8 @@ def make_plan(config: Config) -> RunPlan:
         whole=model_parameters(architecture),
         stages=stage_layers(architecture.num_layers, config.actor),
         stage_parameters=rank_parameters(architecture, config.actor),
+        memory=estimate_memory(config, architecture, memory_limit),
+        memory_limit=memory_limit,
         notes=(*_not_trainable(config, architecture), *_across_nodes(topology)),
     )
 

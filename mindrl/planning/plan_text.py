@@ -11,8 +11,8 @@ ROWS_AT_FIRST, ROWS_AT_LAST = 12, 2
 
 
 def plan_text(plan: RunPlan, *, all_ranks: bool = False) -> str:
-    """Model, ranks, batch, notes; `all_ranks` shows every rank of a large world too."""
-    sections = [_model(plan), _topology(plan, all_ranks), _batch(plan)]
+    """Model, ranks, batch, memory, notes; `all_ranks` shows every rank of a large world too."""
+    sections = [_model(plan), _topology(plan, all_ranks), _batch(plan), _memory(plan)]
     if plan.notes:
         sections.append("\n".join(f"note: {note}" for note in plan.notes))
     return "\n\n".join(sections)
@@ -160,6 +160,30 @@ def _batch(plan: RunPlan) -> str:
         ["batch", "", ""], [[name, f"{value:,}", origin] for name, value, origin in rows], left=(0, 2)
     )
     return f"{lines}\nold log-probs: {passes}"
+
+
+def _memory(plan: RunPlan) -> str:
+    """A line a part, a column a phase, GiB on the rank that needs most."""
+    memory = plan.memory
+    head = [f"memory in GiB, rank {memory.rank}", *memory.phases]
+    body = [
+        [part.name, *(_gib(part.bytes) if phase in part.phases else "" for phase in memory.phases)]
+        for part in memory.parts
+        if part.phases
+    ]
+    body.append(["sum", *(_gib(size) for size in memory.phases.values())])
+    lines = [table(head, body), f"peak: {_gib(memory.peak)} GiB, in {memory.peak_phase}"]
+    if plan.memory_limit is None:
+        lines.append("(--device-memory GIB says whether that fits, and what to change)")
+    else:
+        limit = f"{_gib(plan.memory_limit)} GiB"
+        lines.append(f"fits into {limit}" if plan.fits else f"does not fit into {limit}; what would help:")
+        lines += [f"  {sentence}" for sentence in memory.advice(plan.memory_limit)]
+    return "\n".join(lines)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f}"
 
 
 def _plural(number: int, noun: str) -> str:

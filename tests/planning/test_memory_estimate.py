@@ -144,15 +144,23 @@ def test_on_a_device_nothing_is_counted_for_the_allocator_of_the_host():
 @pytest.mark.parametrize("architecture", [QWEN_7B, EXPERTS], ids=lambda arch: arch.model_type)
 def test_every_change_that_is_named_is_allowed_and_makes_the_run_fit(architecture: Architecture, limit: int):
     memory = estimate_memory(make_config(), architecture, limit * GIB)
-    changes = [] if memory.peak <= limit * GIB else fitting_changes(memory, limit * GIB)
+    changes = [] if memory.fits(limit * GIB) else fitting_changes(memory, limit * GIB)
     sentences = memory.advice(limit * GIB)
-    assert bool(sentences) == (memory.peak > limit * GIB)
+    assert bool(sentences) != memory.fits(limit * GIB)
     for change in changes:
         check_model(change.estimate.config, architecture)
         again = estimate_memory(change.estimate.config, architecture, limit * GIB)
-        assert again.peak <= limit * GIB
+        assert again.fits(limit * GIB)
         for key in change.overrides:
             assert any(key in sentence for sentence in sentences)
+
+
+def test_an_engine_whose_share_holds_no_sequence_does_not_fit_and_a_larger_share_is_named():
+    config = make_config(rollout={"gpu_memory_utilization": 0.05}, actor={"micro_batch_size": 1})
+    memory = estimate_memory(config, QWEN_7B, 64 * GIB)
+    assert memory.peak < 64 * GIB
+    assert not memory.fits(64 * GIB)
+    assert any("rollout.gpu_memory_utilization" in sentence for sentence in memory.advice(64 * GIB))
 
 
 def test_the_mildest_value_is_named():

@@ -1,6 +1,7 @@
 """`mindrl plan`: what it shows, what it hands to machines, and what it leaves alone."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,8 +30,10 @@ def command(folder: Path, model: str, *arguments: str) -> list[str]:
 
 
 def plan_json(capsys: pytest.CaptureFixture[str], folder: Path, model: str, *arguments: str) -> dict:
-    assert cli.main([*command(folder, model, *arguments), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
+    code = cli.main([*command(folder, model, *arguments), "--json"])
+    plan = json.loads(capsys.readouterr().out)
+    assert code == int(plan["memory"]["fits"] is False)
+    return plan
 
 
 def plan_lines(capsys: pytest.CaptureFixture[str], folder: Path, model: str, *arguments: str) -> list[str]:
@@ -110,11 +113,11 @@ def test_every_recipe_can_be_planned_without_its_model(capsys, monkeypatch, tmp_
     assert bool(plan["notes"]) != trainable
     assert cli.main(["plan", yaml]) == 0
     text = capsys.readouterr().out
-    assert all(part in text for part in ("parameters", "rank  node", "batch"))
+    assert all(part in text for part in ("parameters", "rank  node", "batch", "memory in GiB", "peak:"))
 
 
 KEYS = {
-    "": {"version", "model", "topology", "batch", "notes"},
+    "": {"version", "model", "topology", "batch", "memory", "notes"},
     "model": {"path", "model_type", "num_layers", "parameters", "active_parameters", "stages"},
     "topology": {
         "world_size",
@@ -145,6 +148,7 @@ KEYS = {
         "optimizer_steps",
         "separate_old_log_probs",
     },
+    "memory": {"rank", "parts", "phases", "peak", "peak_phase", "limit", "fits", "advice"},
 }
 
 
@@ -172,6 +176,26 @@ def test_the_keys_of_the_json_are_these(capsys, tmp_path: Path):
     for stage in plan["model"]["stages"]:
         assert set(stage) == {"first_layer", "num_layers", "parameters_per_rank"}
         assert set(stage["parameters_per_rank"]) == parts
+    for part in plan["memory"]["parts"]:
+        assert set(part) == {"name", "bytes", "phases"}
+
+
+def test_the_phases_of_the_memory_table_are_the_sums_of_their_parts(capsys, tmp_path: Path):
+    memory = plan_json(capsys, tmp_path, "qwen3-8b", *LARGE)["memory"]
+    assert memory["peak"] == max(memory["phases"].values()) == memory["phases"][memory["peak_phase"]]
+    for phase, size in memory["phases"].items():
+        assert size == sum(part["bytes"] for part in memory["parts"] if phase in part["phases"])
+
+
+def test_what_does_not_fit_is_answered_with_keys_and_exit_code_1(capsys, tmp_path: Path):
+    arguments = [*LARGE, "actor.dtype=bfloat16", "--device-memory"]
+    assert cli.main(command(tmp_path, "qwen2.5-32b", *arguments, "64")) == 1
+    lines = capsys.readouterr().out.splitlines()
+    advice = lines[lines.index("does not fit into 64.00 GiB; what would help:") + 1 :]
+    assert advice
+    assert all(re.match(r"  (nothing tried fits .*)?(actor|rollout)\.\w+", line) for line in advice)
+    assert cli.main(command(tmp_path, "qwen2.5-32b", *arguments, "512")) == 0
+    assert "fits into 512.00 GiB" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -204,3 +228,11 @@ def test_a_note_says_where_groups_reach_across_nodes(capsys, tmp_path: Path):
     experts = ["actor.expert_model_parallel_size=4", "cluster.num_nodes=2", "cluster.devices_per_node=2"]
     _, note = plan_json(capsys, tmp_path, "qwen3-30b-a3b", *experts)["notes"]
     assert note.startswith("actor.expert_model_parallel_size: its groups lie within 4 neighbouring devices")
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "nan", "much"])
+def test_a_size_that_no_device_has_is_refused(capsys, tmp_path: Path, size: str):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command(tmp_path, "qwen3-8b", f"--device-memory={size}"))
+    assert ended.value.code == 2
+    assert f"'{size}' is no size of a device in GiB" in capsys.readouterr().err

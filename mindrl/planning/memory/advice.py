@@ -31,7 +31,7 @@ class Change:
 
 def advise(estimate: MemoryEstimate, limit_bytes: int) -> list[str]:
     """One sentence a change that makes the run fit; where none does, the best of all together."""
-    if estimate.peak <= limit_bytes:
+    if estimate.fits(limit_bytes):
         return []
     changes = fitting_changes(estimate, limit_bytes)
     if changes:
@@ -49,13 +49,13 @@ def fitting_changes(estimate: MemoryEstimate, limit_bytes: int) -> list[Change]:
     found: list[Change] = []
     for values in _ladders(estimate.config):
         tried = (_change(estimate, overrides, limit_bytes) for overrides in values)
-        first = next((change for change in tried if change and change.estimate.peak <= limit_bytes), None)
+        first = next((change for change in tried if change and change.estimate.fits(limit_bytes)), None)
         if first is not None:
             found.append(first)
     if found:
         return found
     combinations = (
-        change for change in _combinations(estimate, limit_bytes) if change.estimate.peak <= limit_bytes
+        change for change in _combinations(estimate, limit_bytes) if change.estimate.fits(limit_bytes)
     )
     return [change for change in (next(combinations, None),) if change]
 
@@ -86,6 +86,11 @@ def _ladders(config: Config) -> Iterator[list[Overrides]]:
             for step in range(1, 20)
             if share - step / 20 > 0.05
         ]
+        yield [
+            {"rollout.gpu_memory_utilization": round(share + step / 20, 2)}
+            for step in range(1, 20)
+            if share + step / 20 < 0.95
+        ]
     if actor.dtype == "float32":
         yield [{"actor.dtype": "bfloat16"}]
 
@@ -107,7 +112,7 @@ def _all_together(estimate: MemoryEstimate, limit_bytes: int) -> Change | None:
 
 
 def _change(estimate: MemoryEstimate, overrides: Overrides, limit_bytes: int) -> Change | None:
-    """None where the configuration or the model does not allow it, or the engine could not serve one sequence."""
+    """None where the configuration or the model does not allow it."""
     values = estimate.config.model_dump(mode="json")
     for key, value in overrides.items():
         *path, name = key.split(".")
@@ -122,7 +127,7 @@ def _change(estimate: MemoryEstimate, overrides: Overrides, limit_bytes: int) ->
         return None
     device_memory = None if estimate.device_memory is None else limit_bytes
     changed = estimate_memory(config, estimate.architecture, device_memory)
-    return Change(overrides, changed) if changed.engine_can_serve else None
+    return Change(overrides, changed)
 
 
 def _halves(size: int) -> list[int]:

@@ -55,6 +55,10 @@ class MemoryEstimate:
         """The phase that needs most."""
         return max(self.phases, key=lambda phase: self.phases[phase])
 
+    def fits(self, limit_bytes: int) -> bool:
+        """Whether the peak stays within a device, and the engine's share of it can serve a request."""
+        return self.peak <= limit_bytes and self.engine_can_serve
+
     def advice(self, limit_bytes: int) -> list[str]:
         """Keys whose change makes the run fit, one sentence each; nothing where it fits."""
         from mindrl.planning.memory.advice import advise  # it estimates changed configurations
