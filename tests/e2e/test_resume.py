@@ -20,7 +20,10 @@ from mindrl.trainer.metric_names import reproducible
 SAVED = 5
 STEPS = 8
 RUNS = ("whole", "parted")
-SECONDS = 240
+SECONDS = 600
+"""A limit, not a bar: a run takes some twenty seconds on two idle cores."""
+
+pytestmark = pytest.mark.timeout(3 * SECONDS)
 
 
 @dataclass(frozen=True)
