@@ -3,12 +3,16 @@
 Rows go by in chunks, a bounded number at a time: memory does not grow with the data set.
 """
 
+import os
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from threading import Thread
 from typing import Any
 
 from tqdm import tqdm
@@ -102,7 +106,17 @@ _worker_encoder: Encoder | None = None
 
 def _start_worker(config: PreprocessConfig) -> None:
     global _worker_encoder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command is interrupted, and ends its workers
+    Thread(target=_end_with_parent, daemon=True).start()
     _worker_encoder = Encoder.build(config)
+
+
+def _end_with_parent() -> None:
+    """A killed command can't end its workers, and they would wait for chunks for ever."""
+    parent = parent_process()
+    assert parent is not None, "workers are started by the executor"
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def _encode_in_worker(chunk: Chunk) -> EncodedChunk:
