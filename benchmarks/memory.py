@@ -124,16 +124,17 @@ CASES = {
     ),
     "qwen3-tp2-reference": Case(
         _HEAD_NORMS,
-        prompt=128,
-        response=384,
+        prompt=64,
+        response=192,
         micro_batch_size=4,
+        prompts=2,
         reference=True,
         world_size=2,
         actor={"tensor_model_parallel_size": 2, "sequence_parallel": True},
         rollout={"tensor_parallel_size": 2},
     ),
     "llama-float32-minibatches": Case(
-        _DEEP, prompt=64, response=192, micro_batch_size=2, mini_batch=1, prompts=2
+        _DEEP, prompt=64, response=64, micro_batch_size=2, mini_batch=1, prompts=2
     ),
     "small": Case(_SMALL, prompt=64, response=64, micro_batch_size=2, prompts=2),
 }

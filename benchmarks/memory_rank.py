@@ -74,6 +74,7 @@ def run(config: Config, identity: WorkerIdentity, address: str, directory: Path,
             roles.rollout.update_weights(roles.backend.named_tensors(), step)
     with phases.phase("save"):
         save(roles.backend, directory / "checkpoints", steps, config.model.path, {})
+    dist.barrier()  # the process group goes with the engine, when this returns
     return phases
 
 
@@ -102,7 +103,6 @@ def main() -> None:
     config = Config.model_validate(request["config"])
     phases = run(config, identity, request["address"], directory, config.trainer.total_steps)
     (directory / f"rank{identity.rank}.json").write_text(json.dumps(phases.peaks))
-    dist.barrier()
     sys.stdout.flush()
     os._exit(0)  # taking an engine down is not what is measured
 

@@ -6,8 +6,8 @@ does not find the piece again that it was given back (glibc bug 14581); pieces b
 
 from mindrl.config.schema import Config
 
-LIBRARIES = 90_000_000
-"""Code paged in, compiled kernels, engine and process group, beyond the imports."""
+LIBRARIES = 160_000_000
+"""Code paged in, compiled kernels, engine and process group, and what the heap keeps of set-up."""
 FRAGMENTS = 0.9
 """Bytes lost between a pass's tensors, per byte of activations."""
 RETAINED = 1.5
