@@ -53,16 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     launch.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="as one object")
     options = parser.parse_args(arguments)
     try:
-        print(_launch(options) if options.command == "launch-args" else _overview(options))
-        sys.stdout.flush()  # here, where a reader that has gone can still be told from a failure
+        text = _launch(options) if options.command == "launch-args" else _overview(options)
     except HalError as error:
         print(error, file=sys.stderr)
         return 2
-    except BrokenPipeError:
+    try:
+        print(text, flush=True)
+    except OSError as error:  # a reader that has gone, a full disk
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())  # or Python would complain once more at its exit
         os.close(nowhere)
-        print("python -m hal: whoever read the output has gone", file=sys.stderr)
+        gone = isinstance(error, BrokenPipeError)
+        reason = "whoever read the output has gone" if gone else error.strerror
+        print(f"python -m hal: {reason}", file=sys.stderr)
         return 1
     return 0
 

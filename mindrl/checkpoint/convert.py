@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from mindrl.checkpoint.torch_dist import METADATA_NAME, metadata_bytes, read_dir
 from mindrl.errors import RequestError
 from mindrl.weight_maps import Architecture, read_architecture, weight_map
 from mindrl.weight_maps.architecture import read_config
+
+DESCRIPTION_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def convert_hf_to_mcore(
     with directories.appearing_at(save_dir) as root:
         release = root / directories.RELEASE
         release.mkdir()
-        _copy(plan.copy, release, progress)
+        _copy(plan.copy, release, progress, companions)
         torch.save({"content_metadata": {}, "iteration": 0, "checkpoint_version": 3.0}, release / "common.pt")
         _write_json(
             release / "metadata.json",
@@ -110,7 +112,7 @@ def convert_mcore_to_hf(
     plan = plan_mcore_to_hf(weights, checkpoint, read_directory(checkpoint), dtype, max_file_bytes)
     plan.copy.check()
     with directories.appearing_at(target) as root:
-        _copy(plan.copy, root, progress)
+        _copy(plan.copy, root, progress, companions)
         if plan.index is not None:
             _write_json(root / INDEX_NAME, plan.index)
         _copy_files(companions, root)
@@ -143,11 +145,14 @@ def _companions(hf_dir: Path, tokenizer: Path | None) -> list[Path]:
     return list(files.values())
 
 
-def _copy(plan: CopyPlan, directory: Path, progress: bool) -> None:
-    needed, free = sum(file.size for file in plan.files), shutil.disk_usage(directory).free
+def _copy(plan: CopyPlan, directory: Path, progress: bool, companions: Sequence[Path]) -> None:
+    """Carry the plan out where there is room for it, for the files beside the weights, and for what describes them."""
+    beside = sum(path.stat().st_size for path in companions) + DESCRIPTION_BYTES
+    needed, free = sum(file.size for file in plan.files) + beside, shutil.disk_usage(directory).free
     if needed > free:
         raise RequestError(
-            f"{directory.parent} has {free / 1e9:.1f} GB free, the result takes {needed / 1e9:.1f} GB."
+            f"--save-dir: the disk there has {free / 1e9:.3g} GB free, the result takes {needed / 1e9:.3g} GB. Make "
+            "room, or choose another place."
         )
     with tqdm(
         total=plan.num_bytes, unit="B", unit_scale=True, desc="convert", disable=not progress, file=sys.stderr

@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _answer_without_command(arguments)
     name, *rest = arguments
     try:
+        _require_working_directory()
         command = _load(name)
         status = command.run(_parser(name, command).parse_intermixed_args(rest))
         if sys.stdout is not None:
@@ -90,6 +91,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"mindrl {name}: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _require_working_directory() -> None:
+    """Relative paths mean nothing in a directory that was removed."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise RequestError("the working directory is no longer there; go to one that is") from error
 
 
 def _drop_output() -> None:

@@ -1,5 +1,6 @@
 """The preprocessed data set: a parquet file of prompts, and a .json beside it that says how they were made."""
 
+import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,7 @@ def facts_path(path: Path) -> Path:
 class PromptWriter:
     """Writes a data set's two files piece by piece beside their places; `finish` puts them there.
 
-    A context: left without `finish`, it leaves nothing behind."""
+    A context: left without `finish`, it leaves nothing behind. `RequestError` where the disk takes no more."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -74,13 +75,21 @@ class PromptWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writer:
-            self._writer.close()
+        try:
+            if self._writer:
+                self._writer.close()
+        except OSError as failed:
+            error = error or failed
         self._partial.unlink(missing_ok=True)
         self._partial_facts.unlink(missing_ok=True)
         for folder in self._new_folders:
             if not any(folder.iterdir()):
                 folder.rmdir()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise RequestError(
+                f"output {self._path}: {os.strerror(error.errno)}; nothing was left there: make room, or name another "
+                "output_prefix"
+            ) from error
 
     def _flush(self) -> None:
         if self._writer is None:

@@ -6,6 +6,7 @@ The table is `bad_requests.REQUESTS`; `python tests/e2e/bad_requests.py` shows i
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -141,20 +142,26 @@ def without_privileges() -> list[str]:
 
 
 @pytest.fixture
-def full_disk(place: Path) -> Iterator[Path]:
-    """A disk of 64 KiB, all of it in use."""
+def small_disk(place: Path) -> Iterator[Path]:
+    """A disk of 160 KiB."""
     disk = place / "disk"
     disk.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(disk)], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip(f"no small disk can be mounted here: {mounted.stderr.decode().strip()}")
     try:
-        (disk / "other").write_bytes(bytes(64 * 1024))
         yield disk
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.fixture
+def full_disk(small_disk: Path) -> Path:
+    """A disk, all of it in use."""
+    (small_disk / "other").write_bytes(bytes(160 * 1024))
+    return small_disk
 
 
 @pytest.mark.parametrize(
@@ -172,6 +179,24 @@ def test_a_full_disk_is_found_before_the_work(full_disk: Path, arguments: list[s
     assert given.code == 2, given.error
     assert "disk can't be written to: No space left on device" in given.error
     assert [path.name for path in full_disk.iterdir()] == ["other"]
+
+
+def test_a_disk_too_small_for_the_weights_is_found_before_they_are_copied(small_disk: Path):
+    arguments = (*request_files.CONVERT, "--load-dir", "model", "--save-dir", "disk/mcore")
+    given = answer(BadRequest("a small disk", arguments, ()))
+    assert given.code == 2, given.error
+    assert "the disk there has 0.000164 GB free" in given.error
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_disk_that_prompts_fill_is_left_empty(place: Path, small_disk: Path):
+    rows = [{"question": secrets.token_hex(600), "answer": "1"} for _ in range(400)]
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("preprocess", "data.yaml", "seq_length=2000", "output_prefix=disk/prompts")
+    given = answer(BadRequest("a small disk", arguments, ()))
+    assert given.code == 2, given.error
+    assert "output disk/prompts.parquet: No space left on device" in given.error
+    assert list(small_disk.iterdir()) == []
 
 
 def test_a_port_in_use_is_named_by_the_launch_script(place: Path):
