@@ -119,7 +119,6 @@ def test_every_recipe_can_be_planned_without_its_model(capsys, monkeypatch, tmp_
 KEYS = {
     "": {"version", "model", "topology", "batch", "memory", "notes"},
     "model": {"path", "model_type", "num_layers", "parameters", "active_parameters", "stages"},
-    "memory": {"rank", "parts", "phases", "peak", "peak_phase", "limit", "fits", "advice"},
     "topology": {
         "world_size",
         "num_nodes",
