@@ -6,7 +6,7 @@ BOX = "\\boxed{"
 
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _ANY_BOX = re.compile(r"\\(?:boxed|fbox)(?:\s*\{|\s+(?=[^\s{]))")
-_BARE = re.compile(r"[^\s$.,]+")
+_BARE = re.compile(r"(?:[^\s$.,]|[.,](?=\d))+")
 
 
 def last_boxed(text: str) -> str | None:

@@ -44,7 +44,7 @@ OURS = {
         "policy.gpu_memory_utilization",
         "sglang_mem_fraction_static",
     ),
-    "rollout.engine_args": ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "enforce_eager"),
+    "rollout.engine_args": ("max_num_batched_tokens", "enforce_eager"),
     "data.max_prompt_length": (
         "rl_config.max_prompt_length",
         "max_prompt_tokens_length",

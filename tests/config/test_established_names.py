@@ -39,6 +39,8 @@ def test_the_page_has_a_row_for_every_answer():
         ("models.policy.tensor_model_parallel_size", "rollout.tensor_parallel_size"),
         ("actor_config.tensor_model_parallel_size", "actor.tensor_model_parallel_size"),
         ("actor_rollout_ref.actor.megatron.tensor_model_parallel_size", "actor.tensor_model_parallel_size"),
+        ("actor_rollout_ref.rollout.enforce_eager", "rollout.engine_args"),
+        ("actor_rollout_ref.rollout.max_num_seqs", None),  # refused there: it follows from the batch
         ("something_else", None),
     ],
 )

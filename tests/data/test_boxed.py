@@ -27,6 +27,8 @@ def test_the_last_box_counts_with_the_braces_inside_it(text: str, answer: str | 
     [
         (r"\boxed{1} then \fbox{2}", "2"),
         (r"so $x = \boxed 2$.", "2"),
+        (r"so it is \boxed 3.5.", "3.5"),
+        (r"so it is \boxed 1,200, which", "1,200"),
         (r"\boxed {7}", "7"),
         (r"\boxed", None),
     ],
