@@ -177,7 +177,12 @@ def _memory(plan: RunPlan) -> str:
         lines.append("(--device-memory GIB says whether that fits, and what to change)")
     else:
         limit = f"{_gib(plan.memory_limit)} GiB"
-        lines.append(f"fits into {limit}" if plan.fits else f"does not fit into {limit}; what would help:")
+        share = (
+            "" if memory.engine_can_serve else " (the engine's share of it holds no sequence of full length)"
+        )
+        lines.append(
+            f"fits into {limit}" if plan.fits else f"does not fit into {limit}{share}; what would help:"
+        )
         lines += [f"  {sentence}" for sentence in memory.advice(plan.memory_limit)]
     return "\n".join(lines)
 

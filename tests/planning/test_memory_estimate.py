@@ -163,6 +163,20 @@ def test_an_engine_whose_share_holds_no_sequence_does_not_fit_and_a_larger_share
     assert any("rollout.gpu_memory_utilization" in sentence for sentence in memory.advice(64 * GIB))
 
 
+def test_a_share_that_is_made_smaller_still_holds_a_sequence():
+    recomputed = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    config = make_config(
+        cluster={"num_nodes": 1, "devices_per_node": 8},
+        actor={"transformer_config": recomputed},
+        algorithm={"kl": {"coef": 0.001}},
+        rollout={"tensor_parallel_size": 1},
+    )
+    memory = estimate_memory(config, QWEN_7B, 32 * GIB)
+    (change,) = fitting_changes(memory, 32 * GIB)
+    assert "rollout.gpu_memory_utilization" in change.overrides
+    assert change.estimate.engine_can_serve
+
+
 def test_the_mildest_value_is_named():
     memory = estimate()
     smaller = estimate(actor={"micro_batch_size": 2})

@@ -36,8 +36,8 @@ def advise(estimate: MemoryEstimate, limit_bytes: int) -> list[str]:
     changes = fitting_changes(estimate, limit_bytes)
     if changes:
         return [change.sentence() for change in changes]
-    best = _all_together(estimate, limit_bytes)
-    found = best.sentence() if best else "no key that is tried here can be changed"
+    combinations = list(_combinations(estimate, limit_bytes))
+    found = combinations[-1].sentence() if combinations else "no key that is tried here can be changed"
     return [
         f"nothing tried fits into {limit_bytes / GIB:.1f} GiB; the least is {found}. Use more devices "
         "(cluster.num_nodes, cluster.devices_per_node) with larger parallel sizes, or shorter sequences"
@@ -96,19 +96,22 @@ def _ladders(config: Config) -> Iterator[list[Overrides]]:
 
 
 def _combinations(estimate: MemoryEstimate, limit_bytes: int) -> Iterator[Change]:
-    """The strongest valid value of one key after the other, each on top of those before."""
+    """The best value of one key after the other, each on top of those before, where it helps; the last needs least."""
     merged: Overrides = {}
+    best = estimate
     for values in _ladders(estimate.config):
-        for overrides in reversed(values):
-            change = _change(estimate, merged | overrides, limit_bytes)
-            if change is not None:
-                merged |= overrides
-                yield change
-                break
+        tried = [_change(estimate, merged | overrides, limit_bytes) for overrides in values]
+        change = min(
+            (change for change in tried if change), key=lambda change: _need(change.estimate), default=None
+        )
+        if change is not None and _need(change.estimate) < _need(best):
+            merged, best = dict(change.overrides), change.estimate
+            yield change
 
 
-def _all_together(estimate: MemoryEstimate, limit_bytes: int) -> Change | None:
-    return min(_combinations(estimate, limit_bytes), key=lambda change: change.estimate.peak, default=None)
+def _need(estimate: MemoryEstimate) -> tuple[bool, int, int]:
+    """Smaller is better: an engine that can serve, then the peak, then what the other phases take."""
+    return not estimate.engine_can_serve, estimate.peak, sum(estimate.phases.values())
 
 
 def _change(estimate: MemoryEstimate, overrides: Overrides, limit_bytes: int) -> Change | None:
