@@ -19,13 +19,12 @@ from mindrl.errors import RequestError
 from mindrl.evaluation.evaluate import Answer, Evaluation, Score, evaluate
 from mindrl.evaluation.request import EvaluationRequest, ModelSetup, by_architecture, check_model
 from mindrl.models.safetensors_reader import SafetensorsReader
+from mindrl.planning.batch import MAX_SEQUENCES
 from mindrl.rewards import RewardItem, RewardPool
 from mindrl.rollout.choose import choose_engine, engine_environment, make_engine
 from mindrl.rollout.engine import RolloutEngine
 from mindrl.weight_maps import read_architecture, weight_map
 
-MAX_SEQUENCES = 256
-"""Responses the engine works on at once; more are queued."""
 JOIN_TIMEOUT_SECONDS = 60.0
 
 

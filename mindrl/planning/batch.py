@@ -15,6 +15,15 @@ from mindrl.config.schema import Config
 
 SampleIds = tuple[int, ...]
 
+MAX_SEQUENCES = 256
+"""Responses that a rollout engine works on at once; more are queued."""
+
+
+def sequences_per_engine(config: Config) -> int:
+    """Responses that the engine with most prompts works on at once; prompts are dealt out in turn."""
+    prompts = -(-config.trainer.global_batch_size // config.num_engines)
+    return min(MAX_SEQUENCES, prompts * config.rollout.n_samples)
+
 
 @dataclass(frozen=True)
 class BatchPlan:

@@ -11,15 +11,13 @@ from mindrl.data.stop_tokens import stop_token_ids
 from mindrl.models.kernel_facts import DTYPES, kernel_facts
 from mindrl.models.megatron.backend import MegatronBackend
 from mindrl.models.megatron.parallel import initialize_parallel
+from mindrl.planning.batch import sequences_per_engine
 from mindrl.rollout.choose import choose_engine, make_engine
 from mindrl.weight_maps import read_architecture
 from mindrl.workers.actor import ActorRole
 from mindrl.workers.identity import WorkerIdentity
 from mindrl.workers.reference import ReferenceRole
 from mindrl.workers.rollout import RolloutRole
-
-MAX_SEQUENCES = 256
-"""Responses an engine works on at once; more are queued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ def build_roles(config: Config, identity: WorkerIdentity, init_method: str, *, r
         config.model.path,
         dtype=DTYPES[config.actor.dtype],
         max_model_length=config.max_sequence_length,
-        max_sequences=min(MAX_SEQUENCES, _samples_per_engine(config)),
+        max_sequences=sequences_per_engine(config),
         seed=config.trainer.seed,
         job_id=identity.job_id,
         accelerator=accelerator,
@@ -95,12 +93,6 @@ def _load_initial_weights(backend: MegatronBackend, config: Config) -> None:
         backend.load_hf(config.model.path)
     else:
         backend.load_state(load_checkpoint(config.model.checkpoint, backend.state(for_loading=True)))
-
-
-def _samples_per_engine(config: Config) -> int:
-    """Samples of a step that fall to one engine."""
-    prompts = -(-config.trainer.global_batch_size // config.num_engines)
-    return prompts * config.rollout.n_samples
 
 
 def _device_facts(

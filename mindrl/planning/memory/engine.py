@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 
 from mindrl.config.schema import Config
+from mindrl.planning.batch import sequences_per_engine
 from mindrl.planning.memory import host
 from mindrl.planning.parameters import stage_parameters
 from mindrl.weight_maps import Architecture
 
 ITEM_SIZES = {"float32": 4, "bfloat16": 2}
-MAX_SEQUENCES = 256
-"""Responses an engine works on at once (`mindrl.workers.build`)."""
 VOCABULARY_MULTIPLE = 64
 """vLLM pads the vocabulary to one."""
 BLOCK_TOKENS = 128
@@ -66,7 +65,7 @@ def engine_weights(config: Config, architecture: Architecture) -> int:
 
 def cache_bytes(config: Config, architecture: Architecture) -> int:
     """Keys and values of all sequences that run at once, at their full length, in whole blocks."""
-    blocks = num_sequences(config) * (-(-config.max_sequence_length // BLOCK_TOKENS) + 1) + 1
+    blocks = sequences_per_engine(config) * (-(-config.max_sequence_length // BLOCK_TOKENS) + 1) + 1
     return blocks * BLOCK_TOKENS * cache_bytes_per_token(config, architecture)
 
 
@@ -81,20 +80,14 @@ def cache_bytes_per_token(config: Config, architecture: Architecture) -> int:
     return width * architecture.num_layers * ITEM_SIZES[config.actor.dtype]
 
 
-def num_sequences(config: Config) -> int:
-    """Responses that an engine works on at once."""
-    prompts = -(-config.trainer.global_batch_size // config.num_engines)
-    return min(MAX_SEQUENCES, prompts * config.rollout.n_samples)
-
-
 def _step(config: Config, architecture: Architecture) -> int:
     """Widest tensors of a layer over a step's prompt tokens, and three float32 rows of logits a sequence."""
     tokens = max(config.max_sequence_length, STEP_TOKENS)
     if host.is_host(config):
-        tokens = min(tokens, num_sequences(config) * config.data.max_prompt_length)
+        tokens = min(tokens, sequences_per_engine(config) * config.data.max_prompt_length)
     width = 3 * architecture.intermediate_size // config.rollout.tensor_parallel_size
     layer = tokens * (width + 3 * architecture.hidden_size) * ITEM_SIZES[config.actor.dtype]
-    return max(layer, 3 * 4 * num_sequences(config) * architecture.vocab_size)
+    return max(layer, 3 * 4 * sequences_per_engine(config) * architecture.vocab_size)
 
 
 def _table(config: Config, architecture: Architecture) -> int:
