@@ -71,6 +71,23 @@ def layers_divide_among_stages(config: Config, architecture: Architecture) -> st
     return None
 
 
+def recomputed_pieces_divide_stages(config: Config, architecture: Architecture) -> str | None:
+    """Megatron-core looks for the layers of a last, shorter piece beyond the end of the stage."""
+    settings = config.actor.transformer_config
+    piece = settings.get("recompute_num_layers")
+    if settings.get("recompute_method") != "uniform" or not isinstance(piece, int) or piece < 1:
+        return None
+    if layers_divide_among_stages(config, architecture):
+        return None
+    lengths = sorted({len(layers) for layers in stage_layers(architecture.num_layers, config.actor)})
+    if not any(length % piece for length in lengths):
+        return None
+    return (
+        f"actor.transformer_config.recompute_num_layers: stages of {' and '.join(map(str, lengths))} layers can't be "
+        f"divided into pieces of {piece}; use a divisor, such as 1, or recompute_method: block"
+    )
+
+
 def experts_are_there_to_share(config: Config, architecture: Architecture) -> str | None:
     """Expert parallelism needs experts, as many on each device."""
     key, size = "actor.expert_model_parallel_size", config.actor.expert_model_parallel_size
@@ -136,6 +153,7 @@ CHECKS: tuple[Check, ...] = (
     mlp_divides_among_actor_devices,
     mlp_divides_among_engine_devices,
     layers_divide_among_stages,
+    recomputed_pieces_divide_stages,
     experts_are_there_to_share,
     experts_with_tensor_parallelism_split_sequences,
     sequences_fit_the_positions,

@@ -88,6 +88,20 @@ def test_layers_may_be_laid_out_unequally_on_purpose(tmp_path: Path):
     check_model(load(minimal_yaml(tmp_path), [*layout, uneven]), replace(MODEL, num_layers=5))
 
 
+def test_recomputed_pieces_must_divide_every_stage(tmp_path: Path):
+    recompute = "recompute_granularity: full, recompute_method: uniform"
+    for piece in (1, 2, 4):
+        check_model(
+            load(
+                minimal_yaml(tmp_path),
+                [f"actor.transformer_config={{{recompute}, recompute_num_layers: {piece}}}"],
+            ),
+            MODEL,
+        )
+    (line,) = problems(tmp_path, MODEL, f"actor.transformer_config={{{recompute}, recompute_num_layers: 3}}")
+    assert "recompute_num_layers: stages of 4 layers can't be divided into pieces of 3" in line
+
+
 def test_the_longest_sequence_must_have_positions(tmp_path: Path):
     (line,) = problems(tmp_path, MODEL, "data.max_response_length=49")
     assert "16 + 49 tokens are more than the model's max_position_embeddings, 64" in line
