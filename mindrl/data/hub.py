@@ -11,7 +11,10 @@ from mindrl.errors import RequestError
 
 HUB_PREFIX = "hf://datasets/"
 
-_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<pattern>.+))?")
+_REVISION = (
+    r"refs/(?:convert|pr)/[\w.-]+|[\w.-]+"  # the hub's own conversions to parquet, a branch, a tag, a commit
+)
+_NAME = re.compile(rf"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>{_REVISION}))?(?:/(?P<pattern>.+))?")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 

@@ -122,6 +122,10 @@ def test_without_a_network_the_remedy_is_named(
         ("hf://datasets/a/b", HubName("a/b", None, None)),
         ("hf://datasets/a/b@v1.0", HubName("a/b", "v1.0", None)),
         ("hf://datasets/a/b@main/data/train-*", HubName("a/b", "main", "data/train-*")),
+        (
+            "hf://datasets/a/b@refs/convert/parquet/main/train/*",
+            HubName("a/b", "refs/convert/parquet", "main/train/*"),
+        ),
     ],
 )
 def test_names_say_repository_revision_and_files(source: str, name: HubName):
