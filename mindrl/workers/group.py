@@ -71,7 +71,8 @@ def _raise_failure(method: str, who: str, reference: ray.ObjectRef) -> None:
     except RayTaskError as error:
         if isinstance(error.cause, RequestError):
             raise RequestError(str(error.cause)) from error
-        if isinstance(error.cause, OSError) and error.cause.filename:  # such as a full disk: no worker's fault
+        # Such as a full disk: no worker's fault.
+        if isinstance(error.cause, OSError) and error.cause.filename:
             raise OSError(*error.cause.args, error.cause.filename) from error
         raise WorkerError(f"{method} failed on {who}: {_innermost(error)}") from error
     except RayActorError as error:

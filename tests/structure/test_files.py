@@ -1,7 +1,6 @@
 """Shipped files are what they claim to be."""
 
 import ast
-import json
 import re
 import shutil
 import subprocess
