@@ -58,7 +58,7 @@ def choose_engine(config: RolloutConfig, accelerator: Accelerator) -> EngineChoi
 def check_engine_args(config: RolloutConfig, accelerator: Accelerator) -> None:
     """`RequestError` for what vLLM's EngineArgs does not know or the engine sets itself. Imports vLLM if needed."""
     if config.engine_args and choose_engine(config, accelerator).name == "vllm":
-        from mindrl.rollout.vllm_engine import check_engine_args
+        from mindrl.rollout.vllm_arguments import check_engine_args
 
         check_engine_args(config.engine_args)
 

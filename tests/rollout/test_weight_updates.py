@@ -93,7 +93,7 @@ def test_transformers_names_tensors_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_engine_args_are_checked_by_name() -> None:
-    check = pytest.importorskip("mindrl.rollout.vllm_engine").check_engine_args
+    check = pytest.importorskip("mindrl.rollout.vllm_arguments").check_engine_args
     check({"enable_prefix_caching": False, "max_num_batched_tokens": 4096})
     with pytest.raises(
         RequestError,
