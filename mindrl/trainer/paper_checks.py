@@ -12,7 +12,8 @@ from mindrl.weight_maps import read_architecture
 
 def check_on_paper(config: Config) -> None:
     """`RequestError` where the model is not there, is of no known family, or does not fit the layout and lengths."""
-    if config.model.architecture is not None:  # told before the model is downloaded for nothing
+    if config.model.architecture is not None and not config.model.path.is_dir():
+        # Told before the model is downloaded for nothing; the model's own config.json counts where it is there.
         check_trainable(config, architecture_file(config.model.architecture))
     _require_model_directory(config.model.path)
     try:
