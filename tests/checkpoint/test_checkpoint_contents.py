@@ -12,6 +12,8 @@ from test_training_checkpoints import LAYOUTS, log_probs_of_checkpoint
 import hal
 from mindrl.algorithms.objective import PolicyObjective
 from mindrl.checkpoint.convert import convert_mcore_to_hf
+from mindrl.checkpoint.torch_dist import read_directory
+from mindrl.checkpoint.torch_zip import locate_tensor
 from mindrl.checkpoint.training import load_checkpoint, save_checkpoint
 from mindrl.errors import RequestError
 from mindrl.models.backend import MiniBatch, Part
@@ -162,10 +164,15 @@ def test_a_damaged_byte_is_found_by_every_rank(
     import shutil
 
     checkpoint = shutil.copytree(data_parallel[0], tmp_path / "run")
-    victim = max((checkpoint / "iter_0000002").glob("*.distcp"), key=lambda path: path.stat().st_size)
-    content = bytearray(victim.read_bytes())
-    content[len(content) // 2] ^= 1
-    victim.write_bytes(content)
+    saved = checkpoint / "iter_0000002"
+    chunk = read_directory(saved)["decoder.final_layernorm.weight"].chunks[0]
+    victim = saved / chunk.file
+    with victim.open("r+b") as file:
+        payload, _, _ = locate_tensor(file, chunk.offset, chunk.length)
+        file.seek(payload)
+        byte = file.read(1)
+        file.seek(payload)
+        file.write(bytes([byte[0] ^ 1]))
     for message in run_distributed(refusal_of_damage, 2, model, checkpoint):
         assert victim.name in message
         assert "damaged" in message
