@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mindrl.config.recomputation import recomputation_problem
+
 if TYPE_CHECKING:
     from mindrl.config.schema import Config
 
@@ -107,6 +109,13 @@ def uneven_stages_need_stages(config: Config) -> str | None:
         f"actor.transformer_config: {', '.join(given)} lay out pipeline stages, and "
         "actor.pipeline_model_parallel_size is 1; leave them out, or set it above 1"
     )
+
+
+@rule
+def recomputation_is_complete(config: Config) -> str | None:
+    """The `recompute_` fields of `actor.transformer_config` are ones that Megatron-core knows, and belong together."""
+    problem = recomputation_problem(config.actor.transformer_config)
+    return problem and f"actor.transformer_config.{problem}"
 
 
 @rule

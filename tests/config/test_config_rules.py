@@ -29,6 +29,12 @@ BREACHES = {
         ["actor.transformer_config={num_layers_in_first_pipeline_stage: 3}"],
         "num_layers_in_first_pipeline_stage lay out pipeline stages, and actor.pipeline_model_parallel_size is 1",
     ),
+    "recomputation_is_complete": (
+        [
+            "actor.transformer_config={recompute_granularity: full, recompute_method: uniform, recompute_num_layers: 0}"
+        ],
+        "actor.transformer_config.recompute_num_layers: found 0, expected a number of layers above 0",
+    ),
     "kl_in_the_loss_has_a_gradient": (
         ["algorithm.kl={estimator: k1, coef: 0.1}"],
         "algorithm.kl: k1 in the loss adds noise and no pull",

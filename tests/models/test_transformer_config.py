@@ -44,7 +44,10 @@ def test_a_value_that_can_not_be_meant_is_refused(given: dict[str, object], told
         check_pass_through(given)
 
 
+GROUPED_EXPERTS_ONLY = {"recompute_granularity": "selective", "recompute_modules": ["moe_act"]}
+
+
 def test_what_megatron_refuses_is_a_request_error(model: Path) -> None:
-    config = make_config(model, 1, transformer_config={"recompute_granularity": "full"})
+    config = make_config(model, 1, transformer_config=GROUPED_EXPERTS_ONLY)
     with pytest.raises(RequestError, match="Megatron-core refuses"):
         build_transformer_config(config.actor, read_architecture(model), fused_rope=False)
