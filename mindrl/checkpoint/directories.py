@@ -101,8 +101,11 @@ def companion_files(hf_dir: Path) -> list[Path]:
 
 def write_tracker(directory: Path, content: str) -> None:
     """Point the tracker at a checkpoint, in one step."""
-    temporary = directory / f".{TRACKER_NAME}.{os.getpid()}"
-    temporary.write_text(content, encoding="utf-8")
+    temporary = directory / f".{TRACKER_NAME}.partial"
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.rename(directory / TRACKER_NAME)
 
 

@@ -48,7 +48,10 @@ def save_checkpoint(directory: Path, iteration: int, state: Mapping[str, Any], h
         )
         _on_first_rank(lambda: _publish(temporary, target, hf_dir, iteration))
     except (CheckpointException, OSError, RuntimeError) as error:
-        raise _what_the_disk_said(error, temporary) or error from error
+        refusal = _what_the_disk_said(error, temporary)
+        if refusal is None:
+            raise
+        raise refusal from error
     finally:
         if dist.get_rank() == 0:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -60,8 +60,9 @@ def micro_batches(
 ) -> list[MicroBatch]:
     """Cut samples into micro-batches, longest first so that neighbours are of similar length.
 
-    `chosen` are the samples to take, by position; all when None. Lengths are padded to a multiple of `length_multiple`; `same_shape` pads all micro-batches to one shape, as
-    pipeline stages need it, which then differ from the last one by nothing but their content."""
+    `chosen` are the samples to take, by position; all when None. Lengths are padded to a multiple of
+    `length_multiple`; `same_shape` pads all micro-batches to one shape, as pipeline stages need it, which then differ
+    from the last one by nothing but their content."""
     lengths = np.array([len(sample.prompt_ids) + len(sample.response_ids) for sample in samples])
     taken = np.arange(len(samples)) if chosen is None else np.asarray(chosen, dtype=np.int64)
     order = taken[np.argsort(-lengths[taken], kind="stable")]

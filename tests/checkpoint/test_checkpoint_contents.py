@@ -1,5 +1,6 @@
 """What a run's checkpoints hold: optimizer state and generators, bit for bit, loadable in another layout."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from hf_models import assert_same_bits
-from test_training_checkpoints import LAYOUTS, log_probs_of_checkpoint
+from megatron.core import parallel_state
+from test_training_checkpoints import log_probs_of_checkpoint
 
 import hal
 from mindrl.algorithms.objective import PolicyObjective
@@ -25,12 +27,15 @@ from tests.distributed import run_distributed
 from tests.models.tiny_models import make_config, make_mini_batch, make_samples, save_tiny_model
 
 PARTS: tuple[Part, ...] = ("model", "optimizer", "random")
+LAYOUTS = {"DP2": {}, "TP2": {"tensor": 2}, "PP2": {"pipeline": 2}}
 
 
-def make_backend(model: Path, tensor: int, dtype: str = "float32", dropout: float = 0.0) -> MegatronBackend:
+def make_backend(
+    model: Path, layout: str = "DP2", dtype: str = "float32", dropout: float = 0.0
+) -> MegatronBackend:
     torch.use_deterministic_algorithms(True)
     pass_through = {"hidden_dropout": dropout} if dropout else None
-    config = make_config(model, 2, tensor=tensor, transformer_config=pass_through)
+    config = make_config(model, 2, **LAYOUTS[layout], transformer_config=pass_through)
     config = config.model_copy(update={"actor": config.actor.model_copy(update={"dtype": dtype})})
     accelerator, architecture = hal.choose("cpu"), read_architecture(model)
     selection = hal.select(accelerator, kernel_facts(config.actor, architecture))
@@ -38,15 +43,14 @@ def make_backend(model: Path, tensor: int, dtype: str = "float32", dropout: floa
     return MegatronBackend(config, architecture, accelerator, selection, objective)
 
 
-def share_of_mini_batch(number: int, tensor: int) -> MiniBatch:
-    """Data-parallel ranks take halves; tensor-parallel ones the same samples."""
-    rank = torch.distributed.get_rank()
-    half = slice(rank * 4, rank * 4 + 4) if tensor == 1 else slice(None)
-    return make_mini_batch(make_samples(8, seed=number), half)
+def share_of_mini_batch(number: int) -> MiniBatch:
+    """Data-parallel ranks take halves; ranks that share a model copy the same samples."""
+    rank, size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    return make_mini_batch(make_samples(8, seed=number), slice(rank * 8 // size, (rank + 1) * 8 // size))
 
 
-def take_step(backend: MegatronBackend, number: int, tensor: int) -> float:
-    backend.accumulate_gradients(share_of_mini_batch(number, tensor))
+def take_step(backend: MegatronBackend, number: int) -> float:
+    backend.accumulate_gradients(share_of_mini_batch(number))
     return backend.apply_gradients(lr=0.01)
 
 
@@ -62,29 +66,33 @@ class Third:
     weights: dict[str, np.ndarray]
 
 
+Saved = tuple[Path, list[tuple[Third, Third]]]
+"""A checkpoint, and by rank the step after it: of the run that was saved, and of one that was loaded."""
+
+
 def save_after_two_steps(
-    model: Path, checkpoint: Path, tensor: int, dtype: str, dropout: float
+    model: Path, checkpoint: Path, layout: str, dtype: str, dropout: float
 ) -> tuple[Third, Third]:
     """The third step of the run that was saved, and of one that was loaded from there."""
-    backend = make_backend(model, tensor, dtype, dropout)
+    backend = make_backend(model, layout, dtype, dropout)
     backend.load_hf(model)
     for number in (0, 1):
-        take_step(backend, number, tensor)
+        take_step(backend, number)
     save_checkpoint(checkpoint, 2, backend.state(PARTS) | {"progress": {"rows": [{"step": 1}]}}, model)
-    saved = Third(take_step(backend, 2, tensor), weights_of(backend))
+    saved = Third(take_step(backend, 2), weights_of(backend))
 
-    backend = make_backend(model, tensor, dtype, dropout)
+    backend = make_backend(model, layout, dtype, dropout)
     state = load_checkpoint(checkpoint, backend.state(PARTS, for_loading=True) | {"progress": None})
     assert state.pop("progress") == {"rows": [{"step": 1}]}
     backend.load_state(state)
-    return saved, Third(take_step(backend, 2, tensor), weights_of(backend))
+    return saved, Third(take_step(backend, 2), weights_of(backend))
 
 
-def third_step_in_another_layout(model: Path, checkpoint: Path, tensor: int) -> Third:
-    backend = make_backend(model, tensor)
+def third_step_in_another_layout(model: Path, checkpoint: Path, layout: str) -> Third:
+    backend = make_backend(model, layout)
     wanted = backend.state(("model", "optimizer"), for_loading=True)
     backend.load_state(load_checkpoint(checkpoint, wanted))
-    return Third(take_step(backend, 2, tensor), weights_of(backend))
+    return Third(take_step(backend, 2), weights_of(backend))
 
 
 @pytest.fixture(scope="module")
@@ -93,47 +101,46 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def data_parallel(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Third]:
+def data_parallel(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Saved:
     """A checkpoint of two data-parallel ranks, and the step after it."""
     checkpoint = tmp_path_factory.mktemp("saved") / "run"
-    ranks = run_distributed(save_after_two_steps, 2, model, checkpoint, 1, "float32", 0.0)
-    return checkpoint, assert_continued_exactly(ranks)
+    return checkpoint, run_distributed(save_after_two_steps, 2, model, checkpoint, "DP2", "float32", 0.0)
 
 
-def assert_continued_exactly(ranks: list[tuple[Third, Third]]) -> Third:
+def assert_continued_exactly(ranks: list[tuple[Third, Third]]) -> None:
     for saved, loaded in ranks:
         assert loaded.grad_norm == saved.grad_norm
         assert all(np.array_equal(loaded.weights[name], saved.weights[name]) for name in saved.weights)
-    return ranks[0][0]
 
 
-@pytest.mark.usefixtures("data_parallel")
-def test_two_data_parallel_ranks_continue_bit_for_bit():
-    """The fixture compares them."""
-
-
-@pytest.mark.parametrize(("tensor", "dtype"), [(2, "float32"), (1, "bfloat16")], ids=["TP2", "DP2 bfloat16"])
-def test_dropout_and_float32_main_weights_continue_bit_for_bit(
-    model: Path, tmp_path: Path, tensor: int, dtype: str
-):
-    ranks = run_distributed(save_after_two_steps, 2, model, tmp_path / "run", tensor, dtype, 0.1)
+def test_two_data_parallel_ranks_continue_bit_for_bit(data_parallel: Saved):
+    _, ranks = data_parallel
     assert_continued_exactly(ranks)
 
 
-def test_optimizer_state_of_data_parallel_ranks_loads_into_tensor_parallel_ones(
-    model: Path, data_parallel: tuple[Path, Third]
+@pytest.mark.parametrize(
+    ("layout", "dtype"), [("TP2", "float32"), ("PP2", "float32"), ("PP2", "bfloat16"), ("DP2", "bfloat16")]
+)
+def test_dropout_and_float32_main_weights_continue_bit_for_bit(
+    model: Path, tmp_path: Path, layout: str, dtype: str
 ):
-    checkpoint, expected = data_parallel
-    for rank in run_distributed(third_step_in_another_layout, 2, model, checkpoint, 2):
+    ranks = run_distributed(save_after_two_steps, 2, model, tmp_path / "run", layout, dtype, 0.1)
+    assert_continued_exactly(ranks)
+
+
+@pytest.mark.parametrize("layout", ["TP2", "PP2"])
+def test_optimizer_state_of_data_parallel_ranks_loads_into_ranks_that_share_a_model_copy(
+    model: Path, data_parallel: Saved, layout: str
+):
+    checkpoint, [(expected, _), *_] = data_parallel
+    for rank in run_distributed(third_step_in_another_layout, 2, model, checkpoint, layout):
         assert rank.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
         for name, weight in expected.weights.items():
             # A step of AdamW is some 0.01 wherever the moments were lost or mixed up.
             np.testing.assert_allclose(rank.weights[name], weight, rtol=0, atol=5e-5)
 
 
-def test_conversion_leaves_optimizer_and_generators_out(
-    model: Path, data_parallel: tuple[Path, Third], tmp_path: Path
-):
+def test_conversion_leaves_optimizer_and_generators_out(model: Path, data_parallel: Saved, tmp_path: Path):
     checkpoint, _ = data_parallel
     run_distributed(save_weights_alone, 2, model, checkpoint, tmp_path / "weights")
     for source, target in ((checkpoint, "full"), (tmp_path / "weights", "bare")):
@@ -145,24 +152,18 @@ def test_conversion_leaves_optimizer_and_generators_out(
 
 
 def save_weights_alone(model: Path, source: Path, target: Path) -> None:
-    backend = make_backend(model, 1)
+    backend = make_backend(model)
     backend.load_state(load_checkpoint(source, backend.state()))
     save_checkpoint(target, 2, backend.state(), model)
 
 
-def test_a_new_run_starts_from_the_weights_of_such_a_checkpoint(
-    model: Path, data_parallel: tuple[Path, Third]
-):
+def test_a_new_run_starts_from_the_weights_of_such_a_checkpoint(model: Path, data_parallel: Saved):
     checkpoint, _ = data_parallel
-    [alone] = run_distributed(log_probs_of_checkpoint, 1, model, checkpoint, LAYOUTS["one"])
+    [alone] = run_distributed(log_probs_of_checkpoint, 1, model, checkpoint, (1, 1))
     assert len(alone) == 4
 
 
-def test_a_damaged_byte_is_found_by_every_rank(
-    model: Path, data_parallel: tuple[Path, Third], tmp_path: Path
-):
-    import shutil
-
+def test_a_damaged_byte_is_found_by_every_rank(model: Path, data_parallel: Saved, tmp_path: Path):
     checkpoint = shutil.copytree(data_parallel[0], tmp_path / "run")
     saved = checkpoint / "iter_0000002"
     chunk = read_directory(saved)["decoder.final_layernorm.weight"].chunks[0]
@@ -179,7 +180,7 @@ def test_a_damaged_byte_is_found_by_every_rank(
 
 
 def refusal_of_damage(model: Path, checkpoint: Path) -> str:
-    backend = make_backend(model, 1)
+    backend = make_backend(model)
     with pytest.raises(RequestError) as refusal:
         load_checkpoint(checkpoint, backend.state())
     return str(refusal.value)

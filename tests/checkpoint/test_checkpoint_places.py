@@ -78,14 +78,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def save_twice(model: Path, run: Path, room: int) -> str:
     """Save after one step and, with `room` bytes left on the disk, after two; what the second said."""
-    backend = make_backend(model, 1)
+    backend = make_backend(model)
     backend.load_hf(model)
-    take_step(backend, 0, 1)
+    take_step(backend, 0)
     save_checkpoint(run, 1, backend.state(PARTS), model)
     if os.environ["RANK"] == "0":
         with (run / "ballast").open("wb") as ballast:
             ballast.write(bytes(shutil.disk_usage(run).free - room))
-    take_step(backend, 1, 1)
+    take_step(backend, 1)
     with pytest.raises(OSError, match="No space left on device") as refusal:
         save_checkpoint(run, 2, backend.state(PARTS), model)
     return str(refusal.value)
