@@ -1,7 +1,7 @@
 """Which layers each pipeline stage holds."""
 
 from mindrl.config.actor import ActorConfig
-from mindrl.config.rules import UNEVEN_STAGES
+from mindrl.config.rules.layout import UNEVEN_STAGES
 from mindrl.errors import RequestError
 
 EMBEDDING = "account_for_embedding_in_pipeline_split"

@@ -152,3 +152,8 @@ def test_the_pass_for_old_log_probs_is_left_out_only_with_one_optimizer_step(min
     assert not load(minimal, ["actor.mini_batch_size=8"]).recomputes_old_log_probs
     both = ["actor.mini_batch_size=8", "algorithm.old_log_probs=recompute"]
     assert load(minimal, both).recomputes_old_log_probs
+
+
+def test_stage_settings_that_ask_for_nothing_need_no_stages(minimal: Path):
+    off = "{account_for_embedding_in_pipeline_split: false, num_layers_in_last_pipeline_stage: null}"
+    assert load(minimal, [f"actor.transformer_config={off}"]).actor.pipeline_model_parallel_size == 1
