@@ -136,6 +136,8 @@ class MegatronBackend:
         self._ddp.zero_grad_buffer()
         self._optimizer.zero_grad()
         self._model.train()
+        # Dense models only: a loss that balances experts learns from every response, and data-parallel ranks that share
+        # experts would have to cut their samples alike.
         is_silent = (mini_batch.advantages == 0) & self._objective.needs_advantage
         silent = self._micro_batches(mini_batch.samples, np.flatnonzero(is_silent).tolist())
         teaching = self._micro_batches(mini_batch.samples, np.flatnonzero(~is_silent).tolist())
