@@ -97,6 +97,11 @@ def make_config(metadata: Metadata, tied: bool) -> LlamaConfig:
         raise RequestError(
             f"the rotary size is {head_size}, but a head has {hidden // heads} dimensions; expected all of them"
         )
+    scaling = metadata.get("llama.rope.scaling.type", "none")
+    if scaling != "none":
+        raise RequestError(
+            f"the file's rotary embedding is scaled ({scaling}); this script reads unscaled ones"
+        )
     return LlamaConfig(
         architectures=["LlamaForCausalLM"],
         vocab_size=len(metadata["tokenizer.ggml.tokens"]),

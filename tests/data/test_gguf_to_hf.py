@@ -84,8 +84,11 @@ def write_gguf(
     architecture: str = "llama",
     pre: str = "smollm",
     quantized: str | None = None,
+    scaling: str | None = None,
 ) -> Path:
     writer = gguf.GGUFWriter(path, architecture)
+    if scaling is not None:
+        writer.add_string("llama.rope.scaling.type", scaling)
     writer.add_block_count(2)
     writer.add_context_length(128)
     writer.add_embedding_length(64)
@@ -185,9 +188,10 @@ def test_training_reads_the_directory(converted: Path):
     [
         ("output_norm.weight", {"architecture": "gemma3"}, "'gemma3'"),
         ("output_norm.weight", {"pre": "tekken"}, "'tekken'"),
+        ("output_norm.weight", {"scaling": "yarn"}, "rotary embedding is scaled .yarn"),
         ("blk.0.attn_sinks.weight", {}, "blk.0.attn_sinks.weight"),
     ],
-    ids=["architecture", "tokenizer", "tensor"],
+    ids=["architecture", "tokenizer", "rotary scaling", "tensor"],
 )
 def test_what_it_does_not_understand_is_refused_by_name_and_leaves_nothing(
     tmp_path: Path, tensor: str, change: dict[str, str], reason: str
