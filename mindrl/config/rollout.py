@@ -1,5 +1,6 @@
 """Generation of responses, and the rules that score them."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -10,8 +11,11 @@ from mindrl.config.base import Section
 class RolloutConfig(Section):
     """How responses are sampled."""
 
-    engine: Literal["auto", "vllm", "hf"] = "auto"
-    """`vllm`, `hf` (transformers), or `auto`: vLLM where it can run, else hf, announced in one line."""
+    engine: Literal["auto", "vllm", "hf", "replay"] = "auto"
+    """`vllm`, `hf` (transformers), `auto` (vLLM where it can run, else hf, announced in one line), or `replay`: the
+    samples of an earlier run again, so that what computes can be compared number by number."""
+    replay_from: Path | None = None
+    """Run directory whose samples `engine: replay` gives; that run had `trainer.sample_interval: 1`."""
     n_samples: PositiveInt
     """Responses per prompt: the group size of GRPO."""
     temperature: float = Field(default=1.0, gt=0.0, le=2.0)

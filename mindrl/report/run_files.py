@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class SampledResponse:
-    """One row of a samples file; the columns are among those of `mindrl/workers/sample_file.py`."""
+    """One row of a samples file; the columns are among those of `mindrl/data/sample_file.py`."""
 
     uid: str
     prompt: str

@@ -14,13 +14,15 @@ from hal.accelerator import Accelerator
 from mindrl.config.rollout import RolloutConfig
 from mindrl.errors import RequestError
 from mindrl.rollout.engine import RolloutEngine
+from mindrl.rollout.requests import Limits
+from mindrl.weight_maps import read_architecture
 
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
     """The engine that `rollout.engine` comes to on this machine."""
 
-    name: Literal["vllm", "hf"]
+    name: Literal["vllm", "hf", "replay"]
     notice: str | None
     """One line for the user where `auto` could not take the first choice."""
 
@@ -36,6 +38,9 @@ def engine_environment(accelerator: Accelerator) -> Mapping[str, str]:
 
 def choose_engine(config: RolloutConfig, accelerator: Accelerator) -> EngineChoice:
     """Resolve `auto`; `RequestError` if what was asked for can't run here."""
+    if config.engine == "replay":
+        _refuse_engine_args(config, "replay")
+        return EngineChoice("replay", None)
     reason = vllm_unavailable_reason(accelerator) if config.engine != "hf" else None
     if config.engine == "vllm" and reason is not None:
         raise RequestError(f"rollout.engine=vllm was asked for, but {reason}; or use rollout.engine=hf")
@@ -46,11 +51,7 @@ def choose_engine(config: RolloutConfig, accelerator: Accelerator) -> EngineChoi
             f"rollout.tensor_parallel_size={config.tensor_parallel_size} was asked for, but the hf engine runs on one "
             f"device each{f' and vLLM is out: {reason}' if reason else ''}; use rollout.tensor_parallel_size=1"
         )
-    if config.engine_args:
-        raise RequestError(
-            f"rollout.engine_args={config.engine_args} were given, but they are vLLM's and the rollout engine is hf"
-            f"{f' ({reason})' if reason else ''}; remove them"
-        )
+    _refuse_engine_args(config, f"hf ({reason})" if reason else "hf")
     notice = f"rollout: transformers instead of vLLM, because {reason}" if reason else None
     return EngineChoice("hf", notice)
 
@@ -75,7 +76,15 @@ def make_engine(
     accelerator: Accelerator,
 ) -> RolloutEngine:
     """This rank's engine; collective over the default process group. See the engines for the arguments."""
-    if choose_engine(config, accelerator).name == "hf":
+    choice = choose_engine(config, accelerator).name
+    if choice == "replay":
+        from mindrl.rollout.replay_engine import ReplayEngine
+
+        assert config.replay_from is not None  # a rule of the configuration
+        return ReplayEngine(
+            config.replay_from, Limits(max_model_length, read_architecture(hf_dir).vocab_size)
+        )
+    if choice == "hf":
         from mindrl.rollout.hf_engine import HfEngine
 
         return HfEngine(
@@ -99,6 +108,14 @@ def make_engine(
         engine_args=config.engine_args,
         accelerator=accelerator,
     )
+
+
+def _refuse_engine_args(config: RolloutConfig, engine: str) -> None:
+    if config.engine_args:
+        raise RequestError(
+            f"rollout.engine_args={config.engine_args} were given, but they are vLLM's and the rollout engine is {engine}; "
+            "remove them"
+        )
 
 
 def vllm_unavailable_reason(accelerator: Accelerator) -> str | None:

@@ -22,6 +22,7 @@ from mindrl.errors import RequestError
 from mindrl.models.kernel_facts import DTYPES, kernel_facts
 from mindrl.rewards import find
 from mindrl.rollout.choose import check_engine_args, choose_engine
+from mindrl.rollout.recording import check_recording
 from mindrl.trainer.resume import check_resume
 from mindrl.trainer.run_directory import RunDirectory
 from mindrl.trainer.sinks import require_wandb_server, wandb_settings
@@ -46,7 +47,11 @@ def check_request(config: Config, *, overwrite: bool, resume: bool = False) -> l
 
     sources = [source.path for source in (*config.data.train, *config.data.eval)]
     directory = RunDirectory(config.trainer.output_dir)
-    inputs = [config.model.path, *filter(None, [config.model.checkpoint]), *sources]
+    inputs = [
+        config.model.path,
+        *filter(None, [config.model.checkpoint, config.rollout.replay_from]),
+        *sources,
+    ]
     notices: list[str] = []
     if resume:
         attempt(lambda: notices.extend(check_resume(config, directory)))
@@ -64,6 +69,7 @@ def check_request(config: Config, *, overwrite: bool, resume: bool = False) -> l
         attempt(lambda path=path: _check_prompts(path, config))
     for function in config.reward.functions:
         attempt(lambda name=function.name: _check_reward(name))
+    attempt(lambda: check_recording(config))
     passed_through = attempt(lambda: _check_pass_through(config, architecture))
     attempt(lambda: _check_wandb(config))
     attempt(lambda: notices.extend(_check_device(config)))

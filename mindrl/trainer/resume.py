@@ -30,6 +30,7 @@ FREE = (
     "rollout.gpu_memory_utilization",
     "rollout.logprob_gap_stop",
     "rollout.logprob_gap_warn",
+    "rollout.replay_from",
     "rollout.tensor_parallel_size",
     "trainer.eval_interval",
     "trainer.keep_last",

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
+from mindrl.data.sample_file import samples_path
 from mindrl.trainer.recorder import Recorder
 from mindrl.workers.group import WorkerGroup
 from mindrl.workers.messages import RewardFacts, Rollout
-from mindrl.workers.sample_file import samples_path
 
 
 class Rewards:

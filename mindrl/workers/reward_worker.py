@@ -10,9 +10,9 @@ from transformers import AutoTokenizer
 
 from mindrl.config.rollout import RewardConfig
 from mindrl.data.records import Prompt, Sample
+from mindrl.data.sample_file import SampleRow, write_samples
 from mindrl.rewards import RewardItem, RewardPool
 from mindrl.workers.messages import RewardFacts, Rollout
-from mindrl.workers.sample_file import SampleRow, write_samples
 
 
 class RewardWorker:
@@ -30,6 +30,7 @@ class RewardWorker:
 
     def score(self, rollout: Rollout) -> RewardFacts:
         """Score every sample of `rollout`."""
+        self._rows = []  # they hold on to the last step's arrays
         prompts: list[Prompt] = ray.get(rollout.prompts.reference)
         samples = _in_order(ray.get(list(rollout.samples)))
         responses = self._decode(samples)
@@ -52,10 +53,9 @@ class RewardWorker:
                 response=response,
                 ground_truth=prompts[sample.group_id].ground_truth,
                 reward=outcome.score,
-                response_length=len(sample.response_ids),
-                finish_reason=sample.finish_reason,
                 data_source=prompts[sample.group_id].data_source,
                 advantage=float("nan"),
+                sample=sample,
             )
             for sample, response, outcome in zip(samples, responses, outcomes, strict=True)
         ]

@@ -83,6 +83,19 @@ BREACHES = {
         ["rollout.engine=hf", "rollout.tensor_parallel_size=2", "cluster.devices_per_node=2"],
         "the hf engine holds a whole model on each device, found 2",
     ),
+    "replay_names_what_it_replays": (
+        ["rollout.engine=replay"],
+        "rollout.replay_from: rollout.engine is replay, and null names no run",
+    ),
+    "replay_does_not_evaluate": (
+        [
+            "rollout.engine=replay",
+            "rollout.replay_from=run",
+            "trainer.eval_interval=5",
+            "data.eval=[{path: x.parquet}]",
+        ],
+        "trainer.eval_interval: evaluation every 5 steps needs an engine that generates",
+    ),
     "gap_warning_comes_before_the_stop": (
         ["rollout.logprob_gap_warn=10"],
         "rollout.logprob_gap_warn: 10 is above rollout.logprob_gap_stop, 5",
@@ -135,6 +148,13 @@ def test_every_rule_has_a_breach_here():
 def test_top_k_is_refused_for_the_same_reason_as_top_p(minimal: Path):
     with pytest.raises(RequestError, match="renormalises the distribution"):
         load(minimal, ["rollout.top_k=50"])
+
+
+def test_a_run_to_replay_without_the_engine_that_replays_is_refused(minimal: Path):
+    with pytest.raises(
+        RequestError, match=r"replay_from: run would have no effect, because rollout\.engine is auto"
+    ):
+        load(minimal, ["rollout.replay_from=run"])
 
 
 def test_all_broken_rules_are_reported_at_once(minimal: Path):

@@ -75,6 +75,13 @@ def test_the_transformers_engine_serves_the_same_run(train: Train):
     assert max(row["logprob_gap/max"] for row in rows) < GAP
 
 
+def test_a_run_that_replays_anothers_samples_gives_identical_metrics(train: Train, tmp_path: Path):
+    recorded = train("rollout.engine=hf", "trainer.sample_interval=1", name="recorded")
+    replayed = train("rollout.engine=replay", f"rollout.replay_from={tmp_path / 'recorded'}", name="replayed")
+    assert without_times(recorded) == without_times(replayed)
+    assert replayed[-1]["kl/reference"] > 0  # it did learn
+
+
 def test_a_learning_rate_of_zero_changes_nothing(train: Train):
     rows = train("actor.optimizer.lr=0", "trainer.total_steps=2")
     assert all(row["kl/reference"] == 0 for row in rows)

@@ -4,9 +4,12 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
+
 from mindrl.config.trainer import LoggingConfig
+from mindrl.data.records import Sample
+from mindrl.data.sample_file import SampleRow, samples_path, write_samples
 from mindrl.trainer.metrics import MetricLog
-from mindrl.workers.sample_file import SampleRow, samples_path, write_samples
 
 CONFIG = """
 model: {path: outputs/tiny}
@@ -56,10 +59,18 @@ def write_samples_file(run_dir: Path, step: int, response: str, reward: float) -
         response=response,
         ground_truth="0134",
         reward=reward,
-        response_length=5,
-        finish_reason="stop",
         data_source="sort_digits",
         advantage=0.0,
+        sample=Sample(
+            sample_id=0,
+            group_id=0,
+            prompt_ids=np.array([1, 8, 5, 9, 6], np.int32),
+            response_ids=np.array([5, 6, 8, 9, 2], np.int32),
+            response_mask=np.ones(5, np.bool_),
+            rollout_log_probs=np.full(5, -0.1, np.float32),
+            finish_reason="stop",
+            weight_version=np.full(5, step - 1, np.int32),
+        ),
     )
     write_samples(samples_path(run_dir, step), [row])
 

@@ -23,6 +23,31 @@ def rollout_samples_from_the_whole_vocabulary(config: Config) -> str | None:
 
 
 @rule
+def replay_names_what_it_replays(config: Config) -> str | None:
+    """`rollout.engine: replay` and `rollout.replay_from` come together."""
+    replays, run_dir = config.rollout.engine == "replay", config.rollout.replay_from
+    if replays == (run_dir is not None):
+        return None
+    if replays:
+        return "rollout.replay_from: rollout.engine is replay, and null names no run; name the directory of the run"
+    return (
+        f"rollout.replay_from: {run_dir} would have no effect, because rollout.engine is {config.rollout.engine}; set "
+        "that to replay, or leave this out"
+    )
+
+
+@rule
+def replay_does_not_evaluate(config: Config) -> str | None:
+    """`rollout.engine: replay` needs `trainer.eval_interval` 0."""
+    if config.rollout.engine != "replay" or config.trainer.eval_interval == 0:
+        return None
+    return (
+        f"trainer.eval_interval: evaluation every {config.trainer.eval_interval} steps needs an engine that generates, and "
+        "rollout.engine is replay: a run records what it trains on; set it to 0"
+    )
+
+
+@rule
 def gap_warning_comes_before_the_stop(config: Config) -> str | None:
     """`rollout.logprob_gap_warn` is at most `rollout.logprob_gap_stop`."""
     warn, stop = config.rollout.logprob_gap_warn, config.rollout.logprob_gap_stop
