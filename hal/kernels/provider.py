@@ -15,6 +15,19 @@ def always(accelerator: Accelerator, facts: KernelFacts) -> None:
     return
 
 
+class NotInstalled(str):
+    """A reason that `pip install` takes away; `python -m hal` puts these together under "better kernels"."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, requirement: str, gains: str = "") -> "NotInstalled":
+        """The reason, where `requirement` (such as `liger-kernel>=0.6`) is what pip is to be given.
+
+        Say so only where the device is the right one, else it is no gain."""
+        return cls(f"{requirement} is not installed; pip install {requirement!r}{gains and f' ({gains})'}")
+
+
 @dataclass(frozen=True, slots=True)
 class Provider:
     """A kernel for one op. `function` is importable by name, so that a `Selection` can travel between processes."""
