@@ -79,8 +79,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["mindrl", "mindrl.*", "hal", "hal.*"]),
+    py_modules=["hal_pytest"],
     install_requires=CORE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["mindrl=mindrl.cli.main:main"]},
+    entry_points={
+        "console_scripts": ["mindrl=mindrl.cli.main:main"],
+        "pytest11": ["hal-testing=hal_pytest"],
+    },
     cmdclass={"build_py": BuildWithModelConfigs},
 )

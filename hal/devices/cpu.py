@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hal.accelerator import Accelerator, Memory
+from hal.errors import UnavailableError
 
 _TENSOR_TYPES = {
     torch.float64: "Double",
@@ -79,6 +80,12 @@ class HostStream:
     def query(self) -> bool:
         return True
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HostStream)
+
+    def __hash__(self) -> int:
+        return hash(HostStream)
+
 
 class CpuAccelerator(Accelerator):
     """This machine's processor."""
@@ -93,8 +100,8 @@ class CpuAccelerator(Accelerator):
 
     def device(self, index: int | None = None) -> torch.device:
         if index:
-            raise ValueError(
-                f"device {index} was asked for, but a process sees the host as one device, index 0"
+            raise UnavailableError(
+                f"device {index} of the host was asked for, but a process sees it as one device, index 0"
             )
         return torch.device("cpu")
 

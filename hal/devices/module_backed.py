@@ -1,5 +1,6 @@
 """Everything that a device with a torch module of its own (`torch.cuda`, `torch.npu`) answers by delegation."""
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 
 from hal.accelerator import Accelerator, Memory
 from hal.devices.cpu import tensor_type_name
+from hal.errors import UnavailableError
 
 
 class ModuleBacked(Accelerator):
@@ -23,6 +25,14 @@ class ModuleBacked(Accelerator):
         return int(self.module.device_count())
 
     def set_device(self, index: int) -> None:
+        found = self.device_count()
+        if not 0 <= index < found:
+            there = f"sees {found}, from index 0 to {found - 1}" if found else "sees none, not even index 0"
+            raise UnavailableError(
+                f"device {index} of kind {self.name} was asked for, but this process {there}; "
+                f"{self.visible_devices_variable} is {os.environ.get(self.visible_devices_variable or '', 'not set')}. "
+                "A device that was there before has been hidden from this process, or is lost: look at the system's log"
+            )
         self.module.set_device(index)
 
     def current_device(self) -> int:

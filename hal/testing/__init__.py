@@ -1,7 +1,13 @@
-"""Checks that anyone can point at a device or a kernel of their own.
+"""The conformance suite: what every device and every kernel has to do, wherever they come from.
 
-- `accelerator_checks`: what every `Accelerator` must do;
-- `kernel_checks`: a kernel against its op's reference, results and gradients.
+    pytest --pyargs hal.testing --accelerator cpu
+    pytest --pyargs hal.testing --accelerator NAME -k kernels
 
-A check returns nothing, or raises `AssertionError` with what was found.
+NAME is what `hal.accelerator` takes. The option may be repeated; without it, every usable accelerator of this machine
+is tested. Kernels of installed packages are tested with the others.
+
+- `test_*.py`: the suite, one file a subject;
+- `expected.py`: which providers have to serve on which kind of device;
+- `kernel_checks.py`, `ranks.py`: a kernel against its reference, a function on several ranks; usable without pytest;
+- `virtual_npu/`: an Ascend device made of host memory, for machines without one.
 """

@@ -105,11 +105,9 @@ def test_imports_run_one_way():
 
 def test_a_wheel_holds_both_packages_the_files_about_models_and_the_command(tmp_path: Path):
     source = tmp_path / "source"
+    roots = ("mindrl", "hal", "hal_pytest.py", "setup.py", "pyproject.toml")
     for path in TRACKED:
-        if path.parts[0] in ("mindrl", "hal", "setup.py", "pyproject.toml") or path.parts[:2] == (
-            "configs",
-            "model",
-        ):
+        if path.parts[0] in roots or path.parts[:2] == ("configs", "model"):
             (source / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / path, source / path)
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--wheel-dir", str(tmp_path)]
@@ -118,14 +116,18 @@ def test_a_wheel_holds_both_packages_the_files_about_models_and_the_command(tmp_
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         modules = {
-            str(path) for path in TRACKED if path.suffix == ".py" and path.parts[0] in ("mindrl", "hal")
+            str(path)
+            for path in TRACKED
+            if path.suffix == ".py" and path.parts[0] in ("mindrl", "hal", "hal_pytest.py")
         }
         assert modules <= names
         for path in TRACKED:
             if path.parts[:2] == ("configs", "model") and path.suffix == ".json":
                 assert archive.read(f"mindrl/{path}") == (ROOT / path).read_bytes()
         (entries,) = [name for name in names if name.endswith("entry_points.txt")]
-        assert "mindrl = mindrl.cli.main:main" in archive.read(entries).decode()
+        announced = archive.read(entries).decode()
+        assert "mindrl = mindrl.cli.main:main" in announced
+        assert "hal-testing = hal_pytest" in announced
 
 
 def test_the_readme_shows_the_tree_as_it_is():
