@@ -26,15 +26,26 @@ class KernelFacts:
     packed: bool = False
     """Attention is called on packed sequences too, not only on dense batches."""
     context_parallel_size: int = 1
+    """Above 1, attention is called with fewer queries than keys too (`hal.kernels.context_parallel`)."""
     dropout: float = 0.0
     """Of attention probabilities, in training."""
     rotary_interleaved: bool = False
+    num_experts: int | None = None
+    """On this rank; None: the model has no experts."""
+    expert_size: int | None = None
+    """Features between the two products of one expert, on this rank."""
+    own_optimizer: bool = False
+    """The optimizer step is the selection's `adamw`."""
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"{self.num_heads} query heads can't share {self.num_kv_heads} key/value heads; the former must be a "
                 "multiple of the latter"
+            )
+        if (self.num_experts is None) != (self.expert_size is None):
+            raise ValueError(
+                f"num_experts is {self.num_experts} and expert_size {self.expert_size}; a model has both or neither"
             )
 
     @property

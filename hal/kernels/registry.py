@@ -6,18 +6,50 @@ come before the built-in ones, because somebody installed them on purpose.
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, cast
+
+import torch
 
 from hal.errors import HalError
-from hal.kernels import attention, rms_norm, rotary, swiglu, token_log_probs
-from hal.kernels.provider import Check, Provider, always
-from hal.kernels.providers import torch_chunked, torch_ops, torch_sdpa, torch_varlen
+from hal.kernels import (
+    adamw,
+    attention,
+    grouped_matmul,
+    moe_permute,
+    moe_unpermute,
+    rms_norm,
+    rotary,
+    swiglu,
+    token_log_probs,
+)
+from hal.kernels.facts import KernelFacts
+from hal.kernels.provider import Provider
+from hal.kernels.providers import (
+    torch_chunked,
+    torch_moe,
+    torch_ops,
+    torch_optimizer,
+    torch_sdpa,
+    torch_varlen,
+)
 from hal.kernels.sample import Sample
 
 ENTRY_POINT_GROUP = "hal.kernels"
+
+
+Call = Callable[[Callable[..., Any], Sequence[torch.Tensor], Mapping[str, Any]], list[torch.Tensor]]
+
+
+def positional(
+    function: Callable[..., Any], tensors: Sequence[torch.Tensor], options: Mapping[str, Any]
+) -> list[torch.Tensor]:
+    """Tensors by position; of a tuple of results, those that are there."""
+    output = function(*tensors, **options)
+    results = cast(tuple[Any, ...], output if isinstance(output, tuple) else (output,))
+    return [result for result in results if result is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +61,36 @@ class Op:
     """The contract: its signature and its results."""
     samples: Callable[[], list[Sample]]
     """Calls on which every provider must agree with the reference."""
-    why_not: Check = always
-    """What the contract itself leaves out, whoever provides it."""
+    call: Call = positional
+    """Hands a sample's tensors and options to a kernel; returns the results."""
+    differentiable: bool = True
+    asked_for: Callable[[KernelFacts], bool] = lambda facts: True
+    """Whether a model of these facts computes it at all: what is never called is not shown."""
+
+
+def _has_experts(facts: KernelFacts) -> bool:
+    return facts.num_experts is not None
 
 
 OPS: Mapping[str, Op] = {
     op.name: op
     for op in (
         Op("rms_norm", rms_norm.reference, rms_norm.samples),
-        Op("attention", attention.reference, attention.samples, attention.why_not),
+        Op("attention", attention.reference, attention.samples),
         Op("rotary", rotary.reference, rotary.samples),
         Op("swiglu", swiglu.reference, swiglu.samples),
         Op("token_log_probs", token_log_probs.reference, token_log_probs.samples),
+        Op("grouped_matmul", grouped_matmul.reference, grouped_matmul.samples, asked_for=_has_experts),
+        Op("moe_permute", moe_permute.reference, moe_permute.samples, asked_for=_has_experts),
+        Op("moe_unpermute", moe_unpermute.reference, moe_unpermute.samples, asked_for=_has_experts),
+        Op(
+            "adamw",
+            adamw.reference,
+            adamw.samples,
+            adamw.call,
+            differentiable=False,
+            asked_for=lambda facts: facts.own_optimizer,
+        ),
     )
 }
 
@@ -49,6 +99,8 @@ _BUILT_IN: tuple[Provider, ...] = (
     *torch_sdpa.PROVIDERS,
     *torch_ops.PROVIDERS,
     *torch_chunked.PROVIDERS,
+    *torch_moe.PROVIDERS,
+    *torch_optimizer.PROVIDERS,
     *(Provider(op.name, "reference", op.reference) for op in OPS.values()),
 )
 

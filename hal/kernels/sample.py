@@ -22,23 +22,31 @@ class Sample:
     tensors: Sequence[torch.Tensor]
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     facts: KernelFacts = SMALL
+    on_host: frozenset[str] = frozenset()
+    """Options that are tensors on the host, whatever the device."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Sample":
-        """The same call on a device, in a floating-point type."""
+        """The same call on a device, in a floating-point type, with the same strides."""
         return replace(
             self,
-            tensors=[
-                tensor.to(device, dtype if tensor.is_floating_point() else None) for tensor in self.tensors
-            ],
+            tensors=[_moved(tensor, device, dtype) for tensor in self.tensors],
             options={
-                key: value.to(device) if isinstance(value, torch.Tensor) else value
+                key: value.to(device)
+                if isinstance(value, torch.Tensor) and key not in self.on_host
+                else value
                 for key, value in self.options.items()
             },
             facts=replace(self.facts, dtype=dtype),
         )
 
 
+def _moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """`Tensor.to` closes gaps between elements; a slice of a larger tensor shall stay one."""
+    dtype = dtype if tensor.is_floating_point() else tensor.dtype
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device=device).copy_(tensor)
+
+
 def normal(*shape: int, seed: int) -> torch.Tensor:
     """Standard normal numbers in float64 on the host, the same ones for the same seed."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)

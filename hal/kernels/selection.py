@@ -6,8 +6,12 @@ from typing import Any
 
 from hal.accelerator import Accelerator
 from hal.errors import HalError, KernelUnavailableError
+from hal.kernels.adamw import Adamw
 from hal.kernels.attention import Attention
 from hal.kernels.facts import KernelFacts
+from hal.kernels.grouped_matmul import GroupedMatmul
+from hal.kernels.moe_permute import MoePermute
+from hal.kernels.moe_unpermute import MoeUnpermute
 from hal.kernels.provider import Provider
 from hal.kernels.registry import OPS, providers
 from hal.kernels.rms_norm import RmsNorm
@@ -27,31 +31,39 @@ class Selection:
     rotary: Rotary
     swiglu: Swiglu
     token_log_probs: TokenLogProbs
+    grouped_matmul: GroupedMatmul
+    moe_permute: MoePermute
+    moe_unpermute: MoeUnpermute
+    adamw: Adamw
     providers: Mapping[str, str]
     """Name of the chosen provider, by op."""
     reasons: Mapping[str, Mapping[str, str]]
     """Why not the others: by op, by provider."""
 
     def table(self) -> str:
-        """For people: op, provider, and why not the others."""
-        width = max(map(len, self.providers))
+        """For people: op, provider, and why not the others; ops that the model computes."""
+        shown = self._asked_for()
+        width = max(map(len, shown))
         lines: list[str] = []
-        for op, chosen in self.providers.items():
+        for op, chosen in shown.items():
             lines.append(f"{op:<{width}}  {chosen}")
             lines += [f"{'':<{width}}    not {name}: {reason}" for name, reason in self.reasons[op].items()]
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines: plain types only."""
+        """The same for machines, with the facts: plain types only."""
         facts = {name: getattr(self.facts, name) for name in KernelFacts.__slots__}
         return {
             "accelerator": self.accelerator,
             "facts": {**facts, "dtype": str(self.facts.dtype).removeprefix("torch.")},
             "kernels": {
                 op: {"provider": chosen, "not": dict(self.reasons[op])}
-                for op, chosen in self.providers.items()
+                for op, chosen in self._asked_for().items()
             },
         }
+
+    def _asked_for(self) -> dict[str, str]:
+        return {op: chosen for op, chosen in self.providers.items() if OPS[op].asked_for(self.facts)}
 
 
 def select(
@@ -77,6 +89,10 @@ def select(
         rotary=chosen["rotary"].function,
         swiglu=chosen["swiglu"].function,
         token_log_probs=chosen["token_log_probs"].function,
+        grouped_matmul=chosen["grouped_matmul"].function,
+        moe_permute=chosen["moe_permute"].function,
+        moe_unpermute=chosen["moe_unpermute"].function,
+        adamw=chosen["adamw"].function,
         providers={op: provider.name for op, provider in chosen.items()},
         reasons=reasons,
     )
@@ -86,8 +102,7 @@ def _pick(
     op: str, accelerator: Accelerator, facts: KernelFacts, choice: str
 ) -> tuple[Provider, dict[str, str]]:
     candidates = providers(op)
-    beyond = OPS[op].why_not(accelerator, facts)
-    verdicts = {provider.name: beyond or provider.why_not(accelerator, facts) for provider in candidates}
+    verdicts = {provider.name: provider.why_not(accelerator, facts) for provider in candidates}
     usable = [
         provider
         for provider in candidates

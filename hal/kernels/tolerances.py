@@ -29,6 +29,22 @@ TOLERANCES: dict[str, Tolerance] = {
     "attention": Tolerance(
         8, 16, "sums over 130 tokens in another order; narrow types round probabilities before each product"
     ),
+    "grouped_matmul": Tolerance(
+        4,
+        4,
+        "sums over at most 32 products in another order, and one rounding of the sum; the reference adds exactly",
+    ),
+    "moe_permute": Tolerance(
+        0.5, 1, "copies forward; backward rounds the sum of a token's rows once, half an eps"
+    ),
+    "moe_unpermute": Tolerance(
+        2,
+        4,
+        "a token's rows are added wide or in a handful of roundings; each prob's gradient adds up 32 terms",
+    ),
+    "adamw": Tolerance(
+        4, 0, "a handful of roundings, half an eps each, one after the other where operators are not fused"
+    ),
     "token_log_probs": Tolerance(
         8,
         16,

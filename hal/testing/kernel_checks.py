@@ -8,7 +8,7 @@ import torch
 
 from hal.accelerator import Accelerator
 from hal.kernels.provider import Provider
-from hal.kernels.registry import OPS
+from hal.kernels.registry import OPS, Op
 from hal.kernels.sample import Sample
 from hal.kernels.tolerances import allowed
 
@@ -21,21 +21,25 @@ class Outcome:
     gradients: list[torch.Tensor]
 
 
-def run(function: Callable[..., Any], sample: Sample) -> Outcome:
-    """Forward and backward."""
-    inputs = [tensor.detach().clone().requires_grad_(tensor.is_floating_point()) for tensor in sample.tensors]
-    output = function(*inputs, **sample.options)
-    results: list[torch.Tensor] = list(output) if isinstance(output, tuple) else [output]  # pyright: ignore
+def run(op: Op, function: Callable[..., Any], sample: Sample) -> Outcome:
+    """Forward, and backward where the op has one; inputs are those of the sample itself, strides and all."""
+    inputs = [tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in sample.tensors]
+    results = op.call(function, inputs, sample.options)
+    if not op.differentiable:
+        return Outcome(results, [])
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    gradients = torch.autograd.grad(results, wanted, [_direction(result) for result in results])
+    differentiable = [result for result in results if result.requires_grad]
+    directions = [_direction(result) for result in differentiable]
+    gradients = torch.autograd.grad(differentiable, wanted, directions)
     return Outcome([result.detach() for result in results], list(gradients))
 
 
 def check_kernel(provider: Provider, accelerator: Accelerator, sample: Sample, dtype: torch.dtype) -> None:
     """Compare with the reference in float64 on the host, on inputs rounded to `dtype`."""
     rounded = sample.to(accelerator.device(), dtype)
-    found = run(provider.function, rounded)
-    exact = run(OPS[provider.op].reference, rounded.to(torch.device("cpu"), torch.float64))
+    op = OPS[provider.op]
+    found = run(op, provider.function, rounded)
+    exact = run(op, op.reference, rounded.to(torch.device("cpu"), torch.float64))
     of_results, of_gradients = allowed(provider.op, dtype)
     label = f"{provider.op}/{provider.name} on {accelerator.name}, {dtype}, {sample.name!r}"
     for kind, got, want, limit in (
@@ -47,13 +51,17 @@ def check_kernel(provider: Provider, accelerator: Accelerator, sample: Sample, d
 
 
 def errors(got: Sequence[torch.Tensor], want: Sequence[torch.Tensor]) -> list[float]:
-    """max|a - b| / max|b|, tensor by tensor; infinite where shapes differ or numbers are missing."""
+    """max|a - b| / max|b|, tensor by tensor; infinite where shapes or integers differ, or numbers are missing."""
     return [_error(a, b) for a, b in zip(got, want, strict=True)]
 
 
 def _error(got: torch.Tensor, want: torch.Tensor) -> float:
     if got.shape != want.shape or not bool(got.isfinite().all()):
         return float("inf")
+    if not want.is_floating_point():
+        return 0.0 if bool((got.to(want.device) == want).all()) else float("inf")
+    if want.numel() == 0:
+        return 0.0
     scale = max(want.abs().max().item(), torch.finfo(torch.float32).tiny)
     return (got.to(want.device, want.dtype) - want).abs().max().item() / scale
 

@@ -49,12 +49,16 @@ def test_every_op_has_samples_a_tolerance_and_its_reference_as_last_resort(op: s
         check_signature(provider)
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", [op.name for op in OPS.values() if op.differentiable])
 def test_references_have_the_gradient_of_what_they_compute(op: str) -> None:
     for sample in OPS[op].samples():
         inputs = [t.clone().requires_grad_(t.is_floating_point()) for t in sample.tensors]
         assert torch.autograd.gradcheck(
-            lambda *tensors, options=sample.options: OPS[op].reference(*tensors, **options),
+            lambda *tensors, options=sample.options: tuple(
+                result
+                for result in OPS[op].call(OPS[op].reference, tensors, options)
+                if result.is_floating_point()
+            ),
             inputs,
             fast_mode=True,
         )

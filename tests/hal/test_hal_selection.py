@@ -1,7 +1,9 @@
 """Which kernel computes this: chosen once, for reasons, for everybody."""
 
 import pickle
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -46,9 +48,34 @@ def test_unknown_ops_and_providers_are_refused() -> None:
         hal.select(HOST, SMALL, {"attention": "flash_attention_9"})
 
 
-def test_no_attention_provider_claims_context_parallelism_that_it_lacks() -> None:
-    with pytest.raises(hal.KernelUnavailableError, match="context_parallel_size"):
-        hal.select(HOST, replace(SMALL, context_parallel_size=2))
+def test_ops_that_the_model_never_computes_are_chosen_but_not_shown() -> None:
+    dense = hal.select(HOST, SMALL)
+    experts = hal.select(HOST, replace(SMALL, num_experts=4, expert_size=16))
+    own_optimizer = hal.select(HOST, replace(SMALL, own_optimizer=True))
+    of_experts = {"grouped_matmul", "moe_permute", "moe_unpermute"}
+    shown = set(dense.as_dict()["kernels"])
+    assert set(experts.as_dict()["kernels"]) - shown == of_experts
+    assert set(own_optimizer.as_dict()["kernels"]) - shown == {"adamw"}
+    assert "moe_permute" in experts.table()
+    assert "moe_permute" not in dense.table()
+    assert dense.moe_permute is experts.moe_permute
+
+
+def test_products_of_experts_are_one_launch_where_types_and_sizes_allow() -> None:
+    def chosen(**facts: Any) -> tuple[str, Mapping[str, str]]:
+        kernels = hal.select(HOST, replace(SMALL, num_experts=4, **facts))
+        return kernels.providers["grouped_matmul"], kernels.reasons["grouped_matmul"]
+
+    assert chosen(expert_size=16)[0] == "torch_grouped_mm"
+    provider, reasons = chosen(expert_size=13)
+    assert provider == "torch"
+    assert "multiple of 16 bytes, not of 13" in reasons["torch_grouped_mm"]
+    assert "not torch.float64" in chosen(expert_size=16, dtype=torch.float64)[1]["torch_grouped_mm"]
+
+
+def test_experts_without_a_size_are_refused() -> None:
+    with pytest.raises(ValueError, match="both or neither"):
+        replace(SMALL, num_experts=4)
 
 
 def test_heads_that_do_not_divide_are_refused() -> None:

@@ -5,7 +5,7 @@ import functools
 import torch
 import torch.nn.functional as F
 
-from hal.kernels.attention import each_sequence
+from hal.kernels.attention import each_sequence, visible
 from hal.kernels.provider import Provider
 
 
@@ -19,21 +19,32 @@ def attention(
     dropout_p: float = 0.0,
     cu_seqlens: torch.Tensor | None = None,
     max_seqlen: int | None = None,
+    cu_seqlens_k: torch.Tensor | None = None,
+    max_seqlen_k: int | None = None,
 ) -> torch.Tensor:
     """Packed sequences one after the other: exact on every device, at the price of one launch each."""
     dense = functools.partial(_dense, scale=softmax_scale, causal=causal, dropout_p=dropout_p)
     if cu_seqlens is None:
         return dense(query, key, value)
-    return each_sequence(dense, query, key, value, cu_seqlens)
+    return each_sequence(dense, query, key, value, cu_seqlens, cu_seqlens_k)
 
 
 def _dense(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, causal: bool, dropout_p: float
 ) -> torch.Tensor:
+    # `is_causal` of torch lets query i see keys 0..i also where keys are more: it is ours for equal lengths only.
+    square = query.shape[1] == key.shape[1]
+    mask = visible(query, key) if causal and not square else None
     q, k, v = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    grouped = q.shape[1] != k.shape[1]
     output = F.scaled_dot_product_attention(
-        q, k, v, dropout_p=dropout_p, is_causal=causal, scale=scale, enable_gqa=grouped
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        dropout_p=dropout_p,
+        is_causal=causal and square,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
     )
     return output.transpose(1, 2)
 

@@ -1,7 +1,9 @@
-"""Attention by torch's own variable-length kernel (`torch.nn.attention.varlen`): packed sequences in one launch."""
+"""Attention by torch's own variable-length kernel (`torch.nn.attention.varlen`): packed sequences in one launch, and
+fewer queries than keys without a mask."""
 
 import inspect
 from importlib.util import find_spec
+from typing import cast
 
 import torch
 
@@ -24,38 +26,62 @@ def attention(
     dropout_p: float = 0.0,
     cu_seqlens: torch.Tensor | None = None,
     max_seqlen: int | None = None,
+    cu_seqlens_k: torch.Tensor | None = None,
+    max_seqlen_k: int | None = None,
 ) -> torch.Tensor:
-    """Dense batches go to `scaled_dot_product_attention`, which is the same flash attention there."""
-    if cu_seqlens is None:
-        return torch_sdpa.attention(
-            query, key, value, softmax_scale=softmax_scale, causal=causal, dropout_p=dropout_p
-        )
+    """Dense rows of equal lengths go to `scaled_dot_product_attention`, which is the same flash attention there."""
     if dropout_p:
         raise ValueError(
             f"varlen_attn has no dropout, and dropout_p is {dropout_p}; select attention=torch_sdpa"
         )
+    if cu_seqlens is not None:
+        if cu_seqlens_k is None:
+            cu_seqlens_k, max_seqlen_k = cu_seqlens, max_seqlen
+        longest = _longest(cu_seqlens, max_seqlen), _longest(cu_seqlens_k, max_seqlen_k)
+        return _packed(query, key, value, (cu_seqlens, cu_seqlens_k), longest, softmax_scale, causal)
+    if query.shape[1] == key.shape[1]:
+        return torch_sdpa.attention(query, key, value, softmax_scale=softmax_scale, causal=causal)
+    rows, longest = query.shape[0], (query.shape[1], key.shape[1])
+    starts = [torch.arange(rows + 1, dtype=torch.int32, device=query.device) * length for length in longest]
+    q, k, v = (tensor.flatten(0, 1) for tensor in (query, key, value))
+    output = _packed(q, k, v, (starts[0], starts[1]), longest, softmax_scale, causal)
+    return output.view(rows, query.shape[1], *output.shape[1:])
+
+
+def _packed(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cumulative: tuple[torch.Tensor, torch.Tensor],
+    longest: tuple[int, int],
+    scale: float,
+    causal: bool,
+) -> torch.Tensor:
+    """Flash attention aligns its causal window to the end of both sequences, as the contract does."""
     from torch.nn.attention.varlen import varlen_attn
 
-    longest = int(cu_seqlens.diff().max()) if max_seqlen is None else max_seqlen
     output = varlen_attn(
         query,
         key,
         value,
-        cu_seqlens,
-        cu_seqlens,
-        longest,
-        longest,
-        scale=softmax_scale,
+        cumulative[0],
+        cumulative[1],
+        longest[0],
+        longest[1],
+        scale=scale,
         window_size=(-1, 0) if causal else (-1, -1),
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    assert isinstance(output, torch.Tensor)  # a tuple only if auxiliary results are asked for
-    return output
+    return cast(torch.Tensor, output)  # a tuple only if auxiliary results are asked for
+
+
+def _longest(cumulative: torch.Tensor, known: int | None) -> int:
+    return int(cumulative.diff().max()) if known is None else known
 
 
 def _why_not(accelerator: Accelerator, facts: KernelFacts) -> str | None:
-    if not facts.packed:
-        return "only adds packed sequences to torch_sdpa, and there are none"
+    if not facts.packed and facts.context_parallel_size == 1:
+        return "only adds packed sequences and context parallelism to torch_sdpa, and there are neither"
     if accelerator.device_type != "cuda":
         return f"runs on CUDA only, and this is {accelerator.name}"
     if facts.dtype not in (torch.float16, torch.bfloat16):
