@@ -171,6 +171,10 @@ class Accelerator(ABC):
     def rollout_environment(self) -> dict[str, str]:
         """What a vLLM engine that shares the process with a trainer needs in the environment on this device."""
 
+    def rollout_arguments(self) -> dict[str, Any]:
+        """Arguments for such an engine (fields of vLLM's EngineArgs) that the environment can't express."""
+        return {}
+
     def ray_arguments(self, count: int) -> dict[str, Any]:
         """Keyword arguments by which `ray.init` declares and an actor asks for `count` of these devices."""
         return {"resources": {self.ray_resource: count}}

@@ -56,6 +56,10 @@ class NpuAccelerator(ModuleBacked):
             "VLLM_ASCEND_ENABLE_NZ": "0",  # weights in the NZ layout can't be replaced in place
         }
 
+    def rollout_arguments(self) -> dict[str, Any]:
+        # The engine would bind the process, and so the trainer's threads, to cores of its own choice.
+        return {"additional_config": {"enable_cpu_binding": False}}
+
 
 def find() -> NpuAccelerator:
     """The accelerator, or `UnavailableError` with the reason."""

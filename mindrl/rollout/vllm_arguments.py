@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from vllm import EngineArgs
-from vllm.config import SchedulerConfig, VllmConfig
+from vllm.config import VllmConfig
 from vllm.platforms import current_platform
-from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
 from mindrl.config.names import check_pass_through
-from mindrl.errors import RequestError
+
+if current_platform.is_cpu():
+    from mindrl.rollout.vllm_on_host import fit_to_host, host_arguments
 
 FIXED_ARGS = {
     "model": "it is model.path",
@@ -60,10 +61,12 @@ def engine_config(
     tensor_parallel_size: int,
     gpu_memory_utilization: float,
     kv_cache_bytes: int | None,
+    device_args: Mapping[str, Any],
     engine_args: Mapping[str, Any],
 ) -> VllmConfig:
-    """vLLM's configuration; see `VllmEngine` for the arguments, of which `engine_args` are vLLM's own.
+    """vLLM's configuration; see `VllmEngine` for the arguments.
 
+    `device_args` are what the accelerator asks for, `engine_args` what the user does, who has the last word.
     `RequestError` for what `check_engine_args` refuses, and for a model that vLLM on CPU can't compute."""
     check_engine_args(engine_args)
     arguments: dict[str, Any] = {
@@ -81,43 +84,23 @@ def engine_config(
         "logprobs_mode": "processed_logprobs",
         "generation_config": "vllm",
         "disable_log_stats": True,
-        "enforce_eager": current_platform.is_cpu(),
-        **_whole_prompts(max_model_length),
-        "enable_sleep_mode": not current_platform.is_cpu(),
+        "enable_sleep_mode": True,
     }
-    config = EngineArgs(**(arguments | dict(engine_args))).create_engine_config()
     if current_platform.is_cpu():
-        _check_head_size(config)
-        if config.cache_config.kv_cache_memory_bytes is None:
-            config.cache_config.kv_cache_memory_bytes = _kv_cache_bytes(config)
+        arguments |= host_arguments(max_model_length)
+    config = EngineArgs(**_merged(arguments, device_args, engine_args)).create_engine_config()
+    if current_platform.is_cpu():
+        fit_to_host(config)
     return config
 
 
-def _check_head_size(config: VllmConfig) -> None:
-    """vLLM finds out in the middle of the first forward pass."""
-    head_size, supported = config.model_config.get_head_size(), CPUAttentionBackend.get_supported_head_sizes()
-    if not config.model_config.use_mla and head_size not in supported:
-        raise RequestError(
-            f"the model's attention heads have size {head_size}, and vLLM on CPU computes sizes {supported}; "
-            "use rollout.engine=hf"
-        )
-
-
-def _whole_prompts(max_model_length: int) -> dict[str, Any]:
-    """Engine arguments that keep prompts in one piece on CPU.
-
-    vLLM turns a request's generator back after each piece but the last, which generators on CPU do not support: it
-    dies as soon as the prompts of a step are more tokens than it computes at once."""
-    if not current_platform.is_cpu():
-        return {}
-    budget = max(max_model_length, SchedulerConfig.DEFAULT_MAX_NUM_BATCHED_TOKENS)
-    return {"enable_chunked_prefill": False, "max_num_batched_tokens": budget}
-
-
-def _kv_cache_bytes(config: VllmConfig) -> int:
-    """Bytes a rank needs so that every sequence can reach its full length, with one block each to spare."""
-    model, parallel = config.model_config, config.parallel_config
-    block = config.cache_config.block_size
-    blocks = config.scheduler_config.max_num_seqs * (-(-model.max_model_len // block) + 1)
-    per_token = 2 * model.get_num_kv_heads(parallel) * model.get_head_size() * model.dtype.itemsize
-    return (blocks + 1) * block * per_token * model.get_num_layers(parallel)
+def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Later layers win; mappings, such as `additional_config`, key by key."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            known = merged.get(name)
+            merged[name] = (
+                {**known, **value} if isinstance(known, dict) and isinstance(value, Mapping) else value
+            )
+    return merged

@@ -17,10 +17,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from vllm import SamplingParams
+from vllm.config import set_current_vllm_config
 from vllm.distributed.parallel_state import get_tp_group
 from vllm.inputs.engine import tokens_input
-from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
@@ -40,6 +39,9 @@ from mindrl.rollout.vllm_guest import (
     unlink_shared_memory,
     untouched_random_state,
 )
+
+if current_platform.is_cpu():
+    from mindrl.rollout.vllm_on_host import repack_output_layer
 
 
 class VllmEngine:
@@ -95,6 +97,7 @@ class VllmEngine:
                 tensor_parallel_size=tensor_parallel_size,
                 gpu_memory_utilization=gpu_memory_utilization,
                 kv_cache_bytes=kv_cache_bytes,
+                device_args=accelerator.rollout_arguments(),
                 engine_args=engine_args or {},
             )
             self._engine = LLMEngine(
@@ -247,9 +250,8 @@ def _finish_reason(reason: str, sample_id: int) -> FinishReason:
 
 
 def _load_weights(worker: WorkerBase, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
-    worker.model_runner.reload_weights(weights_iterator=tensors)
+    # Of the runner, which every vLLM since 0.23 has: on some devices the worker has no such method.
+    with set_current_vllm_config(worker.vllm_config):
+        worker.model_runner.reload_weights(weights_iterator=tensors)
     if current_platform.is_cpu():
-        # A tied output layer keeps multiplying by the packed copy of the old embedding until it is packed again.
-        for module in worker.get_model().modules():
-            if isinstance(module, ParallelLMHead):
-                dispatch_cpu_unquantized_gemm(module, remove_weight=False)
+        repack_output_layer(worker.get_model())
