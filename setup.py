@@ -80,6 +80,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["mindrl", "mindrl.*", "hal", "hal.*"]),
     py_modules=["hal_pytest"],
+    package_data={"hal.testing.virtual_npu": ["native/*", "*.pth"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={

@@ -94,5 +94,9 @@ echo "$accelerator" >"$venv/mindrl-accelerator"
 
 "$venv/bin/python" requirements/sync.py "${options[@]}" "${sets[@]}"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+if [[ $accelerator == npu-virtual ]]; then
+  # Read by Python at its start: the way by which torch_npu reaches the simulated runtime, or is left alone without it.
+  cp hal/testing/virtual_npu/hal_virtual_npu.pth "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+fi
 record >"$venv/mindrl-installed"
 echo "set-up: ${venv##*/} is ready for $accelerator"

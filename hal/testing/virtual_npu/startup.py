@@ -1,0 +1,103 @@
+"""Runs at the start of every Python process of the virtual NPU, from the folder of the build.
+
+`hal_virtual_npu.pth` in site-packages calls it where `HAL_VIRTUAL_NPU` names that folder. It waits for the import of
+torch_npu, which torch itself triggers: before it, the stand-ins for CANN's libraries are loaded; after it, the simulated
+kernels take their places. It imports nothing but the standard library until then.
+"""
+
+import ctypes
+import importlib
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+FOLDER = Path(os.environ["HAL_VIRTUAL_NPU"])
+
+FORCED = {
+    # Operators run in the calling thread: simulated kernels don't wait for a queue of launches.
+    "TASK_QUEUE_ENABLE": "0",
+}
+
+FUSED = {
+    "norm": ("npu_rms_norm", "npu_rms_norm_backward"),
+    "swiglu": ("npu_swiglu", "npu_swiglu_backward"),
+    "rotary": ("npu_rotary_mul", "npu_rotary_mul_backward"),
+    "attention": ("npu_fusion_attention", "npu_fusion_attention_grad"),
+}
+"""Operators of torch_npu that are simulated, by the module of `hal.testing.virtual_npu.kernels` that holds them."""
+
+
+class TorchNpuFinder:
+    """Finds torch_npu where it is, and prepares the ground around its import."""
+
+    def find_spec(
+        self, name: str, path: Any = None, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != "torch_npu":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _AroundImport(spec.loader)
+        return spec
+
+
+class _AroundImport(importlib.abc.Loader):
+    """The package's own loader, with something before and after."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> Any:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        os.environ.update(FORCED)
+        for name in (FOLDER / "stand_ins.txt").read_text().split():
+            # A library that is loaded is found by its name, wherever it came from.
+            ctypes.CDLL(str(FOLDER / name), mode=ctypes.RTLD_GLOBAL)
+        self._loader.exec_module(module)
+        install()
+
+
+_libraries: list[Any] = []
+
+
+def install() -> None:
+    """Put the simulated kernels in place of torch_npu's."""
+    import torch
+
+    torch.ops.load_library(str(FOLDER / "libvirtual_npu_simulator.so"))
+    torch.ops.virtual_npu.install()
+    npu, aten = torch.library.Library("npu", "IMPL"), torch.library.Library("aten", "IMPL")
+    _libraries.extend((npu, aten))  # what they register lives as long as they do
+    for subject, operators in FUSED.items():
+        for operator in operators:
+            npu.impl(operator, _later(subject, operator), "PrivateUse1", allow_override=True)
+    # torch_npu's own kernel calls Ascend's flash attention.
+    aten.impl(
+        "scaled_dot_product_attention", _later("attention", "scaled_dot_product_attention"), "AutogradPrivateUse1",
+        allow_override=True,
+    )  # fmt: skip
+
+
+def _later(subject: str, operator: str) -> Callable[..., Any]:
+    """A kernel that is imported when it is first called: `hal` imports torch, and torch may just be importing us."""
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        module = importlib.import_module(f"hal.testing.virtual_npu.kernels.{subject}")
+        return getattr(module, operator)(*args, **kwargs)
+
+    kernel.__name__ = operator
+    return kernel
+
+
+sys.meta_path.insert(0, TorchNpuFinder())
