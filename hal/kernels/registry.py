@@ -24,11 +24,13 @@ from hal.kernels import (
     rotary,
     swiglu,
     token_log_probs,
+    token_loss,
 )
 from hal.kernels.facts import KernelFacts
 from hal.kernels.provider import Provider
 from hal.kernels.providers import (
     torch_chunked,
+    torch_chunked_loss,
     torch_moe,
     torch_ops,
     torch_optimizer,
@@ -80,6 +82,7 @@ OPS: Mapping[str, Op] = {
         Op("rotary", rotary.reference, rotary.samples),
         Op("swiglu", swiglu.reference, swiglu.samples),
         Op("token_log_probs", token_log_probs.reference, token_log_probs.samples),
+        Op("token_loss", token_loss.reference, token_loss.samples),
         Op("grouped_matmul", grouped_matmul.reference, grouped_matmul.samples, asked_for=_has_experts),
         Op("moe_permute", moe_permute.reference, moe_permute.samples, asked_for=_has_experts),
         Op("moe_unpermute", moe_unpermute.reference, moe_unpermute.samples, asked_for=_has_experts),
@@ -99,6 +102,7 @@ _BUILT_IN: tuple[Provider, ...] = (
     *torch_sdpa.PROVIDERS,
     *torch_ops.PROVIDERS,
     *torch_chunked.PROVIDERS,
+    *torch_chunked_loss.PROVIDERS,
     *torch_moe.PROVIDERS,
     *torch_optimizer.PROVIDERS,
     *(Provider(op.name, "reference", op.reference) for op in OPS.values()),

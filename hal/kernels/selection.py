@@ -18,6 +18,7 @@ from hal.kernels.rms_norm import RmsNorm
 from hal.kernels.rotary import Rotary
 from hal.kernels.swiglu import Swiglu
 from hal.kernels.token_log_probs import TokenLogProbs
+from hal.kernels.token_loss import TokenLoss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,7 @@ class Selection:
     rotary: Rotary
     swiglu: Swiglu
     token_log_probs: TokenLogProbs
+    token_loss: TokenLoss
     grouped_matmul: GroupedMatmul
     moe_permute: MoePermute
     moe_unpermute: MoeUnpermute
@@ -89,6 +91,7 @@ def select(
         rotary=chosen["rotary"].function,
         swiglu=chosen["swiglu"].function,
         token_log_probs=chosen["token_log_probs"].function,
+        token_loss=chosen["token_loss"].function,
         grouped_matmul=chosen["grouped_matmul"].function,
         moe_permute=chosen["moe_permute"].function,
         moe_unpermute=chosen["moe_unpermute"].function,

@@ -50,6 +50,11 @@ TOLERANCES: dict[str, Tolerance] = {
         16,
         "logits are rounded where the vocabulary is multiplied, and a log-prob keeps that error absolutely",
     ),
+    "token_loss": Tolerance(
+        16,
+        16,
+        "log-probs as of token_log_probs; their errors remain in a sum in which losses of both signs cancel",
+    ),
 }
 
 
