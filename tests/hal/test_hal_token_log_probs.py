@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from hal_ranks import run_on_ranks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -15,6 +14,7 @@ from hal.kernels.providers import torch_chunked
 from hal.kernels.sample import normal
 from hal.kernels.tolerances import allowed
 from hal.testing.kernel_checks import errors
+from hal.testing.ranks import run_on_ranks
 
 TOKENS, HIDDEN, ROWS = 13, 8, 24
 
@@ -96,6 +96,46 @@ def test_no_tokens_give_no_results() -> None:
     log_probs.sum().backward()
 
 
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)], ids=str)
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_results_and_gradients_are_those_of_float64_as_far_as_the_type_reaches(
+    dtype: torch.dtype, limit: float, temperature: float
+) -> None:
+    tokens, hidden_size, vocab_size = 48, 256, 20_000
+    inputs = (
+        normal(tokens, hidden_size, seed=0).to(dtype),
+        (2 * hidden_size**-0.5 * normal(vocab_size, hidden_size, seed=1)).to(dtype),
+    )
+    targets = torch.arange(tokens) * 401
+    directions = [1 + normal(tokens, seed=2).abs(), -1e-3 * torch.ones(tokens, dtype=torch.float64)]
+    outcomes = []
+    for function, wide in (
+        (torch_chunked.token_log_probs, dtype),
+        (token_log_probs.reference, torch.float64),
+    ):
+        leaves = [tensor.to(wide, copy=True).requires_grad_() for tensor in inputs]
+        results = function(*leaves, targets, temperature=temperature, vocab_size=vocab_size, chunk_size=8)
+        gradients = torch.autograd.grad(results, leaves, [d.to(results[0].dtype) for d in directions])
+        outcomes.append([result.detach() for result in results] + list(gradients))
+    found = errors(*outcomes)
+    assert max(found) < limit, found
+
+
+def test_gradients_in_bfloat16_are_right_for_tokens_that_are_almost_certain() -> None:
+    # 1 - p of the target is 5e-4, which bfloat16 can't tell from 0 where it is taken after rounding p.
+    hidden, weight = 3 * torch.eye(4, dtype=torch.bfloat16), 3 * torch.eye(4, dtype=torch.bfloat16)
+    outcomes = []
+    for function, dtype in (
+        (torch_chunked.token_log_probs, torch.bfloat16),
+        (token_log_probs.reference, torch.float64),
+    ):
+        h = hidden.to(dtype, copy=True).requires_grad_()
+        log_probs, _ = function(h, weight.to(dtype), torch.arange(4), temperature=1.0, vocab_size=4)
+        log_probs.sum().backward()
+        outcomes.append([h.grad])
+    assert max(errors(*outcomes)) < 1e-2
+
+
 class LargestTensor(TorchDispatchMode):
     """Remembers the number of elements of the largest tensor that an operator returned."""
 
@@ -119,7 +159,7 @@ def test_the_logits_of_all_tokens_never_exist_at_once() -> None:
             hidden, weight, targets, temperature=1.0, vocab_size=vocab_size, chunk_size=chunk_size
         )
         (log_probs.sum() + entropy.sum()).backward()
-    assert seen.numel == chunk_size * vocab_size
+    assert seen.numel <= chunk_size * vocab_size
 
 
 def shards_equal_the_whole(rank: int, world_size: int) -> None:
