@@ -1,6 +1,6 @@
 """The calls on which kernels are tried: every provider that serves, every sample, every type."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -8,6 +8,7 @@ from hal.accelerator import Accelerator
 from hal.kernels.provider import Provider
 from hal.kernels.registry import OPS, Op, providers
 from hal.kernels.sample import Sample
+from hal.testing.layouts import can_be_padded
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """What models are trained in, and what gradients are checked in."""
@@ -49,7 +50,29 @@ def cases(accelerator: Accelerator) -> list[Case]:
     return [case for case in every if why_not(case) is None]
 
 
+def padded_cases(accelerator: Accelerator) -> list[Case]:
+    """Those of ops whose tokens may be followed by padding."""
+    return [case for case in cases(accelerator) if can_be_padded(case.provider.op, case.sample)]
+
+
+def dropout_cases(accelerator: Accelerator) -> list[Case]:
+    """Attention that drops half of its probabilities, where providers do."""
+    dropping = (
+        replace(
+            case,
+            sample=replace(
+                case.sample,
+                options={**case.sample.options, "dropout_p": 0.5},
+                facts=replace(case.sample.facts, dropout=0.5),
+            ),
+        )
+        for case in cases(accelerator)
+        if case.provider.op == "attention"
+    )
+    return [case for case in dropping if why_not(case) is None]
+
+
 def why_not(case: Case) -> str | None:
     """None if the case is served, else the reason, of the device or of the provider."""
-    facts = case.sample.to(torch.device("cpu"), case.dtype).facts
+    facts = replace(case.sample.facts, dtype=case.dtype)
     return case.accelerator.supports_dtype(case.dtype) or case.provider.why_not(case.accelerator, facts)

@@ -4,10 +4,11 @@ import pytest
 
 import hal
 from hal.kernels.registry import OPS
-from hal.testing.cases import cases
+from hal.testing.cases import cases, dropout_cases, padded_cases
 
 OPTION = "--accelerator"
 
+_CASES = {"case": cases, "padded_case": padded_cases, "dropout_case": dropout_cases}
 _ACCELERATORS: pytest.StashKey[list[hal.Accelerator]] = pytest.StashKey()
 
 
@@ -39,12 +40,12 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that takes `case`, `op` or `accelerator` on all there are of them."""
+    """Run a test that takes an `accelerator`, an `op` or a kind of case on all there are of them."""
     accelerators = metafunc.config.stash[_ACCELERATORS]
     wanted = set(metafunc.fixturenames)
-    if "case" in wanted:
-        found = [case for accelerator in accelerators for case in cases(accelerator)]
-        metafunc.parametrize("case", found, ids=str)
+    for name in wanted & set(_CASES):
+        found = [case for accelerator in accelerators for case in _CASES[name](accelerator)]
+        metafunc.parametrize(name, found, ids=str)
     if "accelerator" in wanted:
         metafunc.parametrize("accelerator", accelerators, ids=lambda accelerator: accelerator.name)
     if "op" in wanted:

@@ -34,12 +34,20 @@ def run(op: Op, function: Callable[..., Any], sample: Sample) -> Outcome:
     return Outcome([result.detach() for result in results], list(gradients))
 
 
-def check_kernel(provider: Provider, accelerator: Accelerator, sample: Sample, dtype: torch.dtype) -> None:
-    """Compare with the reference in float64 on the host, on inputs rounded to `dtype`."""
-    rounded = sample.to(accelerator.device(), dtype)
-    op = OPS[provider.op]
-    found = run(op, provider.function, rounded)
-    exact = run(op, op.reference, rounded.to(torch.device("cpu"), torch.float64))
+def check_kernel(
+    provider: Provider,
+    accelerator: Accelerator,
+    sample: Sample,
+    *,
+    function: Callable[..., Any] | None = None,
+) -> None:
+    """Compare with the reference in float64 on the host.
+
+    `sample` is on the accelerator, in the type to be tried (`Sample.to`). `function` is called in place of the
+    provider's, for tests that wrap it. Raises `AssertionError` with the error and what is allowed."""
+    op, dtype = OPS[provider.op], sample.facts.dtype
+    found = run(op, function or provider.function, sample)
+    exact = run(op, op.reference, sample.to(torch.device("cpu"), torch.float64))
     of_results, of_gradients = allowed(provider.op, dtype)
     label = f"{provider.op}/{provider.name} on {accelerator.name}, {dtype}, {sample.name!r}"
     for kind, got, want, limit in (
@@ -51,18 +59,25 @@ def check_kernel(provider: Provider, accelerator: Accelerator, sample: Sample, d
 
 
 def errors(got: Sequence[torch.Tensor], want: Sequence[torch.Tensor]) -> list[float]:
-    """max|a - b| / max|b|, tensor by tensor; infinite where shapes or integers differ, or numbers are missing."""
-    return [_error(a, b) for a, b in zip(got, want, strict=True)]
+    """max|a - b| / max|b|, tensor by tensor; infinite where shapes or integers differ, or numbers are missing.
+
+    Zeros have no scale of their own: a tensor of them is measured by the largest number of the others."""
+    scales = [_largest(tensor) for tensor in want]
+    of_zeros = max(scales, default=0.0) or 1.0
+    return [_error(a, b, scale or of_zeros) for a, b, scale in zip(got, want, scales, strict=True)]
 
 
-def _error(got: torch.Tensor, want: torch.Tensor) -> float:
+def _largest(tensor: torch.Tensor) -> float:
+    return tensor.abs().max().item() if tensor.is_floating_point() and tensor.numel() else 0.0
+
+
+def _error(got: torch.Tensor, want: torch.Tensor, scale: float) -> float:
     if got.shape != want.shape or not bool(got.isfinite().all()):
         return float("inf")
     if not want.is_floating_point():
         return 0.0 if bool((got.to(want.device) == want).all()) else float("inf")
     if want.numel() == 0:
         return 0.0
-    scale = max(want.abs().max().item(), torch.finfo(torch.float32).tiny)
     return (got.to(want.device, want.dtype) - want).abs().max().item() / scale
 
 
