@@ -28,8 +28,18 @@ FUSED = {
     "swiglu": ("npu_swiglu", "npu_swiglu_backward"),
     "rotary": ("npu_rotary_mul", "npu_rotary_mul_backward"),
     "attention": ("npu_fusion_attention", "npu_fusion_attention_grad"),
+    "grouped_matmul": ("npu_grouped_matmul",),
+    "moe": (
+        *("npu_moe_token_permute", "npu_moe_token_permute_grad", "npu_moe_token_permute_grad_v2"),
+        *("npu_moe_token_permute_with_routing_map", "npu_moe_token_permute_with_routing_map_grad"),
+        *("npu_moe_token_unpermute", "_npu_moe_token_unpermute"),
+        *("npu_moe_token_unpermute_grad", "npu_moe_token_unpermute_grad_v2"),
+    ),
+    "adamw": ("npu_apply_adam_w.out",),
+    "cast": ("_npu_dtype_cast", "_npu_dtype_cast_backward"),
 }
-"""Operators of torch_npu that are simulated, by the module of `hal.testing.virtual_npu.kernels` that holds them."""
+"""Operators of torch_npu that are simulated, by the module of `hal.testing.virtual_npu.kernels` that holds them. There a
+dot is an underscore."""
 
 
 class TorchNpuFinder:
@@ -92,11 +102,13 @@ def install() -> None:
 def _later(subject: str, operator: str) -> Callable[..., Any]:
     """A kernel that is imported when it is first called: `hal` imports torch, and torch may just be importing us."""
 
+    name = operator.replace(".", "_")
+
     def kernel(*args: Any, **kwargs: Any) -> Any:
         module = importlib.import_module(f"hal.testing.virtual_npu.kernels.{subject}")
-        return getattr(module, operator)(*args, **kwargs)
+        return getattr(module, name)(*args, **kwargs)
 
-    kernel.__name__ = operator
+    kernel.__name__ = name
     return kernel
 
 

@@ -203,7 +203,7 @@ class HostCall {
   // The result is a view of an argument.
   static at::Tensor device_view(const at::Tensor &original, const at::Tensor &result) {
     auto view = at::detail::make_tensor<c10::TensorImpl>(c10::TensorImpl::VIEW, c10::Storage(original.storage()),
-                                                         c10::DispatchKeySet(kNpuKey), result.dtype());
+                                                         original.key_set(), result.dtype());
     view.unsafeGetTensorImpl()->set_sizes_and_strides(result.sym_sizes(), result.sym_strides(),
                                                       result.sym_storage_offset());
     return view;
