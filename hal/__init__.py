@@ -9,7 +9,7 @@ Knows torch, and nothing that is built on it.
 
 from hal import communication
 from hal.accelerator import Accelerator, EventLike, Memory, StreamLike
-from hal.discovery import Candidate, candidates, choose
+from hal.discovery import Candidate, Choice, candidates, choose, decide
 from hal.errors import (
     CommunicationError,
     HalError,
@@ -25,6 +25,7 @@ from hal.redirect import Redirect, redirect
 __all__ = [
     "Accelerator",
     "Candidate",
+    "Choice",
     "CommunicationError",
     "EventLike",
     "HalError",
@@ -40,6 +41,7 @@ __all__ = [
     "candidates",
     "choose",
     "communication",
+    "decide",
     "redirect",
     "select",
 ]

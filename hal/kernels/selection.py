@@ -1,5 +1,7 @@
 """One provider an op, chosen once: the object that is passed down to whoever computes."""
 
+import functools
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +15,14 @@ from hal.kernels.grouped_matmul import GroupedMatmul
 from hal.kernels.moe_permute import MoePermute
 from hal.kernels.moe_unpermute import MoeUnpermute
 from hal.kernels.provider import Provider
-from hal.kernels.registry import OPS, providers
+from hal.kernels.registry import OPS, plug_ins, providers, why_not
 from hal.kernels.rms_norm import RmsNorm
 from hal.kernels.rotary import Rotary
 from hal.kernels.swiglu import Swiglu
 from hal.kernels.token_log_probs import TokenLogProbs
 from hal.kernels.token_loss import TokenLoss
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,8 @@ class Selection:
     """Name of the chosen provider, by op."""
     reasons: Mapping[str, Mapping[str, str]]
     """Why not the others: by op, by provider."""
+    refused: Mapping[str, str]
+    """Why kernels that installed packages announce are left out altogether."""
 
     def table(self) -> str:
         """For people: op, provider, and why not the others; ops that the model computes."""
@@ -50,6 +56,7 @@ class Selection:
         for op, chosen in shown.items():
             lines.append(f"{op:<{width}}  {chosen}")
             lines += [f"{'':<{width}}    not {name}: {reason}" for name, reason in self.reasons[op].items()]
+        lines += [f"not added: {name}: {reason}" for name, reason in self.refused.items()]
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,6 +69,7 @@ class Selection:
                 op: {"provider": chosen, "not": dict(self.reasons[op])}
                 for op, chosen in self._asked_for().items()
             },
+            "not_added": dict(self.refused),
         }
 
     def _asked_for(self) -> dict[str, str]:
@@ -79,10 +87,14 @@ def select(
         raise HalError(
             f"kernels are chosen for ops that do not exist: {', '.join(unknown)}; ops are {', '.join(OPS)}"
         )
+    refused = plug_ins().refused
+    for name, reason in refused.items():
+        _warn_once(f"kernel {name} is left out: {reason}")
     chosen: dict[str, Provider] = {}
     reasons: dict[str, dict[str, str]] = {}
     for op in OPS:
-        chosen[op], reasons[op] = _pick(op, accelerator, facts, (choices or {}).get(op, "auto"))
+        choice = (choices or {}).get(op, "auto")
+        chosen[op], reasons[op] = _pick(op, accelerator, facts, choice, refused)
     return Selection(
         accelerator=accelerator.name,
         facts=facts,
@@ -98,24 +110,32 @@ def select(
         adamw=chosen["adamw"].function,
         providers={op: provider.name for op, provider in chosen.items()},
         reasons=reasons,
+        refused=refused,
     )
 
 
 def _pick(
-    op: str, accelerator: Accelerator, facts: KernelFacts, choice: str
+    op: str, accelerator: Accelerator, facts: KernelFacts, choice: str, refused: Mapping[str, str]
 ) -> tuple[Provider, dict[str, str]]:
     candidates = providers(op)
-    verdicts = {provider.name: provider.why_not(accelerator, facts) for provider in candidates}
+    verdicts = {provider.name: why_not(provider, accelerator, facts) for provider in candidates}
     usable = [
         provider
         for provider in candidates
         if verdicts[provider.name] is None and choice in ("auto", provider.name)
     ]
     if not usable:
-        raise KernelUnavailableError(_why_none(op, accelerator, facts, choice, verdicts))
+        message = _why_none(op, accelerator, facts, choice, verdicts)
+        left_out = [f"  left out: {name}: {reason}" for name, reason in refused.items()]
+        raise KernelUnavailableError("\n".join([message, *left_out]))
     winner = usable[0]
     instead = f"{winner.name} comes first" if choice == "auto" else f"{winner.name} was asked for"
     return winner, {name: reason or instead for name, reason in verdicts.items() if name != winner.name}
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    _log.warning(message)
 
 
 def _why_none(

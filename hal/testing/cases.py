@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from hal.accelerator import Accelerator
+from hal.kernels import registry
 from hal.kernels.provider import Provider
 from hal.kernels.registry import OPS, Op, providers
 from hal.kernels.sample import Sample
@@ -75,4 +76,6 @@ def dropout_cases(accelerator: Accelerator) -> list[Case]:
 def why_not(case: Case) -> str | None:
     """None if the case is served, else the reason, of the device or of the provider."""
     facts = replace(case.sample.facts, dtype=case.dtype)
-    return case.accelerator.supports_dtype(case.dtype) or case.provider.why_not(case.accelerator, facts)
+    return case.accelerator.supports_dtype(case.dtype) or registry.why_not(
+        case.provider, case.accelerator, facts
+    )

@@ -2,11 +2,14 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
 
 import hal
+from hal.kernels.registry import providers, why_not
+from hal.kernels.sample import SMALL
 from hal.testing.cases import Case
 from hal.testing.kernel_checks import Outcome, check_kernel, run
 from hal.testing.layouts import LAYOUTS, Layout, arranged, followed_by_padding
@@ -70,3 +73,16 @@ def test_the_same_random_state_drops_the_same_probabilities(dropout_case: Case) 
         assert_same_bits(first, run(dropout_case.op, dropout_case.provider.function, sample))
     if sample.tensors[0].shape[-3] > 1:
         assert not torch.equal(first.results[0], second.results[0]), "nothing was dropped, or always the same"
+
+
+def test_dropped_probabilities_are_made_up_for(accelerator: hal.Accelerator) -> None:
+    facts = replace(SMALL, dtype=torch.float32, dropout=0.5)
+    serving = [p for p in providers("attention") if why_not(p, accelerator, facts) is None]
+    assert serving
+    for provider in serving:
+        query = key = torch.zeros(1, 64, 4, 8, device=accelerator.device())
+        value = torch.ones_like(query)
+        accelerator.manual_seed(0)
+        output = provider.function(query, key, value, softmax_scale=1.0, causal=False, dropout_p=0.5)
+        assert output.std().item() > 0, f"{provider.name} drops nothing"
+        assert abs(output.mean().item() - 1) < 0.05, provider.name

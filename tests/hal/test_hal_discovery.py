@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from installed import install
 
 import hal
 from hal import discovery
@@ -13,17 +14,12 @@ from hal.devices import cpu
 
 ADDED = {
     "added_device.py": """
-import hal
 from hal.devices.cpu import CpuAccelerator
 
 class Abacus(CpuAccelerator):
     name = "abacus"
-
-def broken():
-    raise hal.UnavailableError("the beads are stuck; oil them")
 """,
     "added_kernel.py": """
-import torch
 from hal import Provider
 
 def swiglu(x):
@@ -32,25 +28,19 @@ def swiglu(x):
 
 KERNELS = [Provider("swiglu", "by_hand", swiglu)]
 """,
-    "added-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: added\nVersion: 1.0\n",
-    "added-1.0.dist-info/entry_points.txt": """
+}
+ENTRY_POINTS = """
 [hal.accelerators]
 abacus = added_device:Abacus
-stuck = added_device:broken
-gone = added_nowhere:Device
-cpu = added_device:Abacus
 
 [hal.kernels]
 by_hand = added_kernel:KERNELS
-""",
-}
+"""
 
 
 @pytest.fixture
 def added_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, text in ADDED.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
+    install(tmp_path, "added", ADDED, ENTRY_POINTS)
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
@@ -83,10 +73,6 @@ def test_a_misspelt_device_is_answered_with_the_nearest_name() -> None:
 def test_a_package_adds_a_device_and_auto_prefers_it() -> None:
     assert hal.choose("abacus").name == "abacus"
     assert hal.choose("auto").name == "abacus"
-    reasons = {candidate.name: candidate.reason for candidate in hal.candidates()}
-    assert reasons["stuck"] == "the beads are stuck; oil them"
-    assert "added_nowhere:Device does not load" in str(reasons["gone"])
-    assert "the name is taken" in str(reasons["cpu (added_device:Abacus)"])
     assert hal.choose("cpu").name == "cpu"
 
 
@@ -98,15 +84,26 @@ def test_a_package_adds_a_kernel_and_auto_prefers_it() -> None:
     assert hal.select(hal.choose("cpu"), SMALL, {"swiglu": "reference"}).providers["swiglu"] == "reference"
 
 
-def test_auto_that_passes_over_a_device_of_this_machine_says_so(
+def unusable() -> hal.Accelerator:
+    raise hal.UnavailableError("its driver is too old", hardware=True)
+
+
+def test_auto_says_what_it_chose_and_why_not_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "_BUILT_IN", {"cuda": unusable, "cpu": cpu.find})
+    choice = hal.decide("auto")
+    assert str(choice) == "accelerator auto is cpu\n  not cuda: its driver is too old"
+    assert hal.decide("cpu").passed_over == ()
+
+
+def test_auto_that_passes_over_a_device_of_this_machine_warns_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def unusable() -> hal.Accelerator:
-        raise hal.UnavailableError("its driver is too old", hardware=True)
-
     monkeypatch.setattr(discovery, "_BUILT_IN", {"cuda": unusable, "cpu": cpu.find})
-    assert hal.choose("auto").name == "cpu"
-    assert "accelerator cuda is passed over: its driver is too old" in caplog.text
+    discovery._log_once.cache_clear()
+    assert hal.choose("auto").name == hal.choose("auto").name == "cpu"
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "not cuda: its driver is too old" in record.message
 
 
 def test_hal_imports_nothing_that_is_built_on_it() -> None:

@@ -101,13 +101,3 @@ def test_a_provider_with_another_signature_is_refused() -> None:
 
     with pytest.raises(hal.HalError, match=r"takes \(x, wait\), but the contract is \(x\)"):
         check_signature(Provider("swiglu", "half", half))
-
-
-def test_dropped_attention_probabilities_are_made_up_for() -> None:
-    query = key = torch.zeros(1, 64, 4, 8)
-    value = torch.ones(1, 64, 4, 8)
-    for provider in providers("attention")[1:]:
-        torch.manual_seed(0)
-        output = provider.function(query, key, value, softmax_scale=1.0, causal=False, dropout_p=0.5)
-        assert output.std() > 0, "nothing was dropped"
-        assert abs(output.mean() - 1) < 0.05
