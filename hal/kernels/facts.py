@@ -34,6 +34,8 @@ class KernelFacts:
     """On this rank; None: the model has no experts."""
     expert_size: int | None = None
     """Features between the two products of one expert, on this rank."""
+    experts_per_token: int | None = None
+    """Every token goes to exactly this many; None: not known, or it differs, as where tokens are dropped."""
     own_optimizer: bool = False
     """The optimizer step is the selection's `adamw`."""
 

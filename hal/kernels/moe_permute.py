@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 
+from hal.kernels.facts import KernelFacts
 from hal.kernels.sample import SMALL, Sample, normal
 
 
@@ -68,17 +69,28 @@ def maps() -> dict[str, torch.Tensor]:
     }
 
 
+def routing_facts(routing_map: torch.Tensor) -> KernelFacts:
+    """A model that routes like this."""
+    per_token = {int(count) for count in routing_map.sum(dim=1)}
+    return replace(
+        SMALL,
+        num_experts=routing_map.shape[1],
+        expert_size=16,
+        experts_per_token=per_token.pop() or None if len(per_token) == 1 else None,
+    )
+
+
 def samples() -> list[Sample]:
     """Every kind of map, with probs, without, and with the number of rows known; rows that are slices."""
     found: list[Sample] = []
     for name, routing_map in maps().items():
         tokens, experts = routing_map.shape
-        facts = replace(SMALL, num_experts=experts, expert_size=16)
+        facts = routing_facts(routing_map)
         x, probs = normal(tokens, 32, seed=5), normal(tokens, experts, seed=6)
         known = {"num_rows": int(routing_map.sum())}
         found.append(Sample(name, (x, routing_map, probs), {}, facts))
         found.append(Sample(f"{name}, number of rows known", (x, routing_map, probs), known, facts))
-    facts = replace(SMALL, num_experts=8, expert_size=16)
+    facts = routing_facts(routing(13, 8, 2, seed=1))
     sliced = normal(13, 3, 32, seed=7)[:, 1]
     found.append(Sample("without probs", (normal(13, 32, seed=5), routing(13, 8, 2, seed=1)), {}, facts))
     found.append(Sample("rows are slices", (sliced, routing(13, 8, 2, seed=1)), {}, facts))

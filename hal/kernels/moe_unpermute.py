@@ -1,12 +1,11 @@
 """The way back from `moe_permute`: each token is the sum of its rows."""
 
-from dataclasses import replace
 from typing import Protocol
 
 import torch
 
 from hal.kernels import moe_permute
-from hal.kernels.sample import SMALL, Sample, normal
+from hal.kernels.sample import Sample, normal
 
 
 class MoeUnpermute(Protocol):
@@ -62,7 +61,7 @@ def samples() -> list[Sample]:
     for name, routing_map in moe_permute.maps().items():
         tokens, experts = routing_map.shape
         row_ids = routing_map.T.nonzero()[:, 1]
-        facts = replace(SMALL, num_experts=experts, expert_size=16)
+        facts = moe_permute.routing_facts(routing_map)
         rows, probs = normal(row_ids.shape[0], 32, seed=0), normal(tokens, experts, seed=1)
         options = {"num_tokens": tokens}
         found.append(Sample(name, (rows, row_ids), options, facts))

@@ -31,7 +31,10 @@ EXPECTED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "grouped_matmul": ("torch_grouped_mm", "torch"),
         "adamw": ("torch_fused", "torch_foreach"),
     },
-    "npu": _TORCH,
+    "npu": {
+        op: names if op in ("token_log_probs", "token_loss") else ("torch_npu", *names)
+        for op, names in _TORCH.items()
+    },
 }
 """By torch's name for the kind of device, by op."""
 
