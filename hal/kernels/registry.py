@@ -1,18 +1,20 @@
 """All ops and all providers: the built-in ones, and those that installed packages announce.
 
 A package adds kernels by an entry point in the group `hal.kernels` that loads to an iterable of `Provider`. They
-come before the built-in ones, because somebody installed them on purpose.
+come before the built-in ones, because somebody installed them on purpose. What is wrong with them is quoted wherever
+a kernel is chosen.
 """
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any, cast
 
 import torch
 
+from hal.accelerator import Accelerator
 from hal.errors import HalError
 from hal.kernels import (
     adamw,
@@ -42,6 +44,7 @@ from hal.kernels.providers import (
     torch_varlen,
 )
 from hal.kernels.sample import Sample
+from hal.plugins import FAULTS, announced, fault
 
 ENTRY_POINT_GROUP = "hal.kernels"
 
@@ -118,30 +121,74 @@ _BUILT_IN: tuple[Provider, ...] = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class PlugIns:
+    """What installed packages add."""
+
+    providers: tuple[Provider, ...]
+    refused: Mapping[str, str]
+    """Why a package, or one of its providers, is left out."""
+
+
+def plug_ins() -> PlugIns:
+    """Whole providers of installed packages, and the reasons against the others."""
+    offered: list[tuple[str, Provider]] = []
+    refused: dict[str, str] = {}
+    for plug_in in announced(ENTRY_POINT_GROUP):
+        if plug_in.reason is not None:
+            refused[plug_in.name] = plug_in.reason
+            continue
+        try:
+            offered += [(plug_in.origin, provider) for provider in plug_in.loaded]
+        except FAULTS as error:
+            refused[plug_in.name] = f"{plug_in.origin} is no list of hal.Provider: {fault(error)}"
+    taken = Counter(_name(provider) for provider in (*(p for _, p in offered), *_BUILT_IN))
+    kept: list[Provider] = []
+    for origin, provider in offered:
+        reason = _why_refused(provider, taken)
+        if reason is None:
+            kept.append(provider)
+        else:
+            refused[f"{_name(provider)} of {origin}"] = reason
+    return PlugIns(tuple(kept), refused)
+
+
 def providers(op: str) -> tuple[Provider, ...]:
     """All providers of an op, in the order in which `auto` tries them; the reference is the last."""
     if op not in OPS:
         near = difflib.get_close_matches(op, OPS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise HalError(f"there is no op {op!r} (there are {', '.join(OPS)}){hint}")
-    found = [provider for provider in (*_announced(), *_BUILT_IN) if provider.op == op]
-    names = [provider.name for provider in found]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise HalError(
-            f"op {op} has several providers called {', '.join(sorted(twice))}; rename the added ones"
-        )
-    return tuple(found)
+    return tuple(provider for provider in (*plug_ins().providers, *_BUILT_IN) if provider.op == op)
 
 
-def _announced() -> list[Provider]:
-    added: list[Provider] = []
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        loaded: Iterable[Provider] = entry.load()
-        for provider in loaded:
-            check_signature(provider)
-            added.append(provider)
-    return added
+def why_not(provider: Provider, accelerator: Accelerator, facts: KernelFacts) -> str | None:
+    """The provider's own answer; of an added one, that it gave none is an answer too."""
+    if provider in _BUILT_IN:
+        return provider.why_not(accelerator, facts)
+    try:
+        answer: Any = provider.why_not(accelerator, facts)
+    except FAULTS as error:
+        return f"asked whether it can serve, it raised {fault(error)}"
+    if answer is None or (isinstance(answer, str) and answer):
+        return answer
+    return f"asked whether it can serve, it returned {answer!r}, neither None nor a reason"
+
+
+def _name(provider: Any) -> str:
+    return f"{provider.op}/{provider.name}" if isinstance(provider, Provider) else repr(provider)
+
+
+def _why_refused(provider: Any, taken: Mapping[str, int]) -> str | None:
+    if not isinstance(provider, Provider):
+        return "it is not a hal.Provider"
+    if taken[_name(provider)] > 1:
+        return "the name is taken by another provider of this op; rename it"
+    try:
+        check_signature(provider)
+    except HalError as error:
+        return str(error)
+    return None
 
 
 def check_signature(provider: Provider) -> None:
@@ -159,5 +206,8 @@ def check_signature(provider: Provider) -> None:
 
 def _parameters(function: Callable[..., Any]) -> list[str]:
     """Name, kind and default of each parameter, as they read in a signature."""
-    parameters = inspect.signature(function).parameters.values()
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise HalError(f"{function!r} has no signature: {error}") from error
     return [str(parameter.replace(annotation=inspect.Parameter.empty)) for parameter in parameters]
