@@ -34,7 +34,7 @@ def _dense(
 ) -> torch.Tensor:
     # `is_causal` of torch lets query i see keys 0..i also where keys are more: it is ours for equal lengths only.
     square = query.shape[1] == key.shape[1]
-    mask = visible(query, key) if causal and not square else None
+    mask = _added(visible(query, key), query.dtype) if causal and not square else None
     q, k, v = (tensor.transpose(1, 2) for tensor in (query, key, value))
     output = F.scaled_dot_product_attention(
         q,
@@ -47,6 +47,11 @@ def _dense(
         enable_gqa=q.shape[1] != k.shape[1],
     )
     return output.transpose(1, 2)
+
+
+def _added(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """0 where a key is seen, else -inf: what torch makes of a bool mask inside, so that no device has to."""
+    return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, float("-inf"))
 
 
 PROVIDERS = (Provider("attention", "torch_sdpa", attention),)
