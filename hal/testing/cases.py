@@ -52,8 +52,13 @@ def cases(accelerator: Accelerator) -> list[Case]:
 
 
 def padded_cases(accelerator: Accelerator) -> list[Case]:
-    """Those of ops whose tokens may be followed by padding."""
-    return [case for case in cases(accelerator) if can_be_padded(case.provider.op, case.sample)]
+    """Those of ops whose tokens may be followed by padding, where providers serve tokens that go to no expert."""
+    padded = (
+        replace(case, sample=replace(case.sample, facts=replace(case.sample.facts, experts_per_token=None)))
+        for case in cases(accelerator)
+        if can_be_padded(case.provider.op, case.sample)
+    )
+    return [case for case in padded if why_not(case) is None]
 
 
 def dropout_cases(accelerator: Accelerator) -> list[Case]:
