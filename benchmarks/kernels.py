@@ -1,0 +1,215 @@
+"""Kernels of the HAL: what was selected, beside the naive reference and the best provider present, in one run.
+
+    python benchmarks/kernels.py [--accelerator NAME] [--size small] [--dtype bfloat16] [--ops attention,swiglu] [--json]
+
+Every provider that serves the model's facts computes the same workload (`kernel_workloads.py`), all of them in turn, many
+rounds; times are medians over rounds, taken with the accelerator's own events, forward (with a graph) and backward apart.
+An op whose forward pass does the backward pass's work too is compared by the sum.
+
+The machine's ceilings are measured first, in the same type: bytes a second of a copy much larger than the caches, and
+floating-point operations a second of a square matrix product. `of ceiling` is the least work that the result needs
+(see `kernel_workloads.py`) over the time, over the ceiling: 1 is as fast as the machine can, and small workloads that
+stay in the caches may exceed it. `best` names the provider with the least sum of both passes.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from kernel_workloads import SIZES, WORKLOADS, Bench, Work, Workload
+
+import hal
+from hal.kernels.registry import OPS, providers
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """Of this machine, in this run."""
+
+    bytes_per_second: float
+    flops_per_second: float
+
+    def share(self, work: Work, milliseconds: float) -> float:
+        """Of the ceiling that bounds such work."""
+        least = work.flops / self.flops_per_second + work.bytes / self.bytes_per_second
+        return 1e3 * least / milliseconds
+
+
+def measure_ceilings(accelerator: hal.Accelerator, dtype: torch.dtype, side: int, rounds: int) -> Ceilings:
+    """The best of several copies and products: what neighbours take away is no property of the machine."""
+    source = torch.ones(side * side * 16, device=accelerator.device(), dtype=dtype)
+    target = torch.empty_like(source)
+    a, b = (torch.ones(side, side, device=accelerator.device(), dtype=dtype) for _ in range(2))
+    copies = [timed(accelerator, lambda: target.copy_(source))[1] for _ in range(rounds)]
+    products = [timed(accelerator, lambda: a @ b)[1] for _ in range(rounds)]
+    return Ceilings(
+        2e3 * source.numel() * source.itemsize / min(copies),
+        2e3 * side**3 / min(products),
+    )
+
+
+def timed(accelerator: hal.Accelerator, call: Callable[[], Any]) -> tuple[Any, float]:
+    """What a call returns, and its milliseconds."""
+    start, end = accelerator.Event(enable_timing=True), accelerator.Event(enable_timing=True)
+    accelerator.synchronize()
+    start.record()
+    result = call()
+    end.record()
+    end.synchronize()
+    return result, start.elapsed_time(end)
+
+
+def run_once(
+    accelerator: hal.Accelerator, function: Callable[..., Any], workload: Workload
+) -> tuple[float, float]:
+    """Milliseconds of forward and backward; 0 for a backward pass that the op lacks."""
+    output, forward = timed(accelerator, lambda: function(*workload.arguments, **workload.options))
+    if workload.backward is None:
+        return forward, 0.0
+    outputs = output if isinstance(output, tuple) else (output,)
+    results = [result for result in outputs if isinstance(result, torch.Tensor) and result.requires_grad]
+    wanted = [
+        value for value in workload.arguments if isinstance(value, torch.Tensor) and value.requires_grad
+    ]
+    directions = [torch.ones_like(result) for result in results]
+    _, backward = timed(accelerator, lambda: torch.autograd.grad(results, wanted, directions))
+    return forward, backward
+
+
+def measure(
+    accelerator: hal.Accelerator, bench: Bench, workload: Workload, ceilings: Ceilings, rounds: int
+) -> dict[str, Any]:
+    """Medians of every provider that serves; which one was selected, and which is the best."""
+    facts = bench.facts(workload.facts)
+    selected = hal.select(accelerator, facts).providers[workload.op]
+    serving, reasons = {}, {}
+    for provider in providers(workload.op):
+        reason = provider.why_not(accelerator, facts)
+        if reason is None:
+            serving[provider.name] = provider.function
+        else:
+            reasons[provider.name] = reason
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in serving}
+    for function in serving.values():
+        run_once(accelerator, function, workload)
+    for turn in range(rounds):
+        names = list(serving) if turn % 2 == 0 else list(serving)[::-1]
+        for name in names:
+            times[name].append(run_once(accelerator, serving[name], workload))
+    found = {name: _summary(workload, ceilings, rows) for name, rows in times.items()}
+    best = min(
+        (name for name in found if name != "reference"),
+        key=lambda name: found[name]["both_ms"],
+        default="reference",
+    )
+    return {
+        "op": workload.op,
+        "workload": workload.name,
+        "shape": workload.shape,
+        "dtype": str(facts.dtype).removeprefix("torch."),
+        "selected": selected,
+        "best": best,
+        "selected_over_reference": found[selected]["both_ms"] / found["reference"]["both_ms"],
+        "selected_over_best": found[selected]["both_ms"] / found[best]["both_ms"],
+        "providers": found,
+        "not_serving": reasons,
+    }
+
+
+def _summary(workload: Workload, ceilings: Ceilings, rows: list[tuple[float, float]]) -> dict[str, float]:
+    forward, backward = (statistics.median(column) for column in zip(*rows, strict=True))
+    both = statistics.median(sum(row) for row in rows)
+    work = workload.backward or Work()
+    whole = Work(workload.forward.flops + work.flops, workload.forward.bytes + work.bytes)
+    result = {"both_ms": both, "both_of_ceiling": ceilings.share(whole, both)}
+    if not workload.passes_are_one:
+        result |= {"forward_ms": forward, "forward_of_ceiling": ceilings.share(workload.forward, forward)}
+        if workload.backward is not None:
+            result |= {"backward_ms": backward, "backward_of_ceiling": ceilings.share(work, backward)}
+    return result
+
+
+def table(report: dict[str, Any]) -> str:
+    """Markdown; a row a workload and provider, the selected one marked."""
+    lines = [
+        f"{report['device']}, torch {report['torch']}, {report['dtype']}, size {report['size']}, "
+        f"{report['threads']} host threads, {report['rounds']} rounds. Ceilings: copy "
+        f"{report['ceilings']['bytes_per_second'] / 1e9:.1f} GB/s, product "
+        f"{report['ceilings']['flops_per_second'] / 1e12:.3f} TFLOP/s.",
+        "",
+        "| op | shape | provider | forward ms | backward ms | both / reference | both / best | of ceiling, forward | backward | both |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for found in report["workloads"]:
+        known = found["providers"]
+        for name, row in known.items():
+            mark = f"**{name}**" if name == found["selected"] else name
+            cells = [f"{found['op']}, {found['workload']}", found["shape"], mark]
+            cells += [f"{row[key]:.2f}" if key in row else "" for key in ("forward_ms", "backward_ms")]
+            cells += [
+                f"{row['both_ms'] / known[other]['both_ms']:.2f}" for other in ("reference", found["best"])
+            ]
+            keys = ("forward_of_ceiling", "backward_of_ceiling", "both_of_ceiling")
+            cells += [f"{row[key]:.2f}" if key in row else "" for key in keys]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--accelerator", default="auto")
+    parser.add_argument("--size", choices=list(SIZES), help="default: small on the host, else large")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="default: float32 on the host, else bfloat16",
+    )
+    parser.add_argument("--ops", help=f"some of {','.join(OPS)}; default: all")
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on the host")
+    parser.add_argument("--json", action="store_true", help="for machines; reasons of providers too")
+    args = parser.parse_args()
+    names = args.ops.split(",") if args.ops else list(OPS)
+    if unknown := sorted(set(names) - set(WORKLOADS)):
+        parser.error(
+            f"there is no workload for {', '.join(unknown)}; there is one for {', '.join(WORKLOADS)}"
+        )
+    torch.set_num_threads(args.threads)
+    accelerator = hal.choose(args.accelerator)
+    on_host = accelerator.device_type == "cpu"
+    size, dtype = (
+        args.size or ("small" if on_host else "large"),
+        args.dtype or ("float32" if on_host else "bfloat16"),
+    )
+    bench = Bench(SIZES[size], accelerator.device(), getattr(torch, dtype))
+    accelerator.manual_seed(0)
+    side = {"tiny": 64, "small": 2048, "large": 8192}[size]
+    ceilings = measure_ceilings(accelerator, bench.dtype, side, args.rounds)
+    report: dict[str, Any] = {
+        "accelerator": accelerator.name,
+        "device": accelerator.description(),
+        "torch": torch.__version__,
+        "size": size,
+        "dtype": dtype,
+        "threads": args.threads,
+        "rounds": args.rounds,
+        "ceilings": {
+            "bytes_per_second": ceilings.bytes_per_second,
+            "flops_per_second": ceilings.flops_per_second,
+        },
+        "workloads": [],
+    }
+    for op in names:
+        for workload in bench.of(op):
+            report["workloads"].append(measure(accelerator, bench, workload, ceilings, args.rounds))
+    print(json.dumps(report, indent=2) if args.json else table(report))
+
+
+if __name__ == "__main__":
+    main()
