@@ -20,6 +20,7 @@ from hal.errors import (
 from hal.kernels.facts import KernelFacts
 from hal.kernels.provider import Provider
 from hal.kernels.selection import Selection, select
+from hal.process import Preparation, prepare_process
 from hal.redirect import Redirect, redirect
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "KernelFacts",
     "KernelUnavailableError",
     "Memory",
+    "Preparation",
     "Provider",
     "Redirect",
     "RedirectError",
@@ -42,6 +44,7 @@ __all__ = [
     "choose",
     "communication",
     "decide",
+    "prepare_process",
     "redirect",
     "select",
 ]

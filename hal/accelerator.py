@@ -145,6 +145,20 @@ class Accelerator(ABC):
         # Does what use_deterministic_algorithms does, without its import of inductor, which takes seconds.
         torch.set_deterministic_debug_mode("error" if enabled else "default")
 
+    # Where the time goes.
+
+    def profiler(self) -> torch.profiler.profile:
+        """Context that records what runs inside; `export_chrome_trace(path)` of it writes that down afterwards."""
+        return torch.profiler.profile(activities=self.profiler_activities())
+
+    def profiler_activities(self) -> list[torch.profiler.ProfilerActivity]:
+        """What can be recorded here: the host's operators, and the device's own where there are any."""
+        return [torch.profiler.ProfilerActivity.CPU]
+
+    def named_range(self, name: str) -> AbstractContextManager[Any]:
+        """Gives what runs inside a name in profiles."""
+        return torch.profiler.record_function(name)
+
     # Facts.
 
     @abstractmethod

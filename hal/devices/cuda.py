@@ -1,5 +1,7 @@
 """NVIDIA GPUs."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,17 @@ class CudaAccelerator(ModuleBacked):
         super().set_deterministic(enabled)
         torch.backends.cudnn.deterministic = enabled
         torch.backends.cudnn.benchmark = not enabled
+
+    def profiler_activities(self) -> list[torch.profiler.ProfilerActivity]:
+        return [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+
+    @contextmanager
+    def named_range(self, name: str) -> Generator[None]:
+        with (
+            super().named_range(name),
+            torch.cuda.nvtx.range(name),
+        ):  # the latter is what Nsight Systems shows
+            yield
 
     def ray_arguments(self, count: int) -> dict[str, Any]:
         return {"num_gpus": count}  # Ray refuses its own resource names among `resources`

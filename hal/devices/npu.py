@@ -1,6 +1,8 @@
 """Huawei Ascend NPUs, through torch_npu."""
 
+import ctypes
 import importlib
+import logging
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +12,11 @@ import torch
 
 from hal.devices.module_backed import ModuleBacked
 from hal.errors import UnavailableError
+
+_log = logging.getLogger(__name__)
+
+_PROFILING_LIBRARY = "libmspti.so"
+"""Of CANN; torch_npu opens it when a profile of the device starts."""
 
 
 class NpuAccelerator(ModuleBacked):
@@ -26,6 +33,15 @@ class NpuAccelerator(ModuleBacked):
         # Read when a communicator is made, so call this before the process group is set up.
         for variable, on, off in (("HCCL_DETERMINISTIC", "true", "false"), ("LCCL_DETERMINISTIC", "1", "0")):
             os.environ[variable] = on if enabled else off
+
+    def profiler_activities(self) -> list[torch.profiler.ProfilerActivity]:
+        host, device = torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.PrivateUse1
+        try:
+            ctypes.CDLL(_PROFILING_LIBRARY)
+        except OSError as error:
+            _log.warning("profiles show the host's side only: %s; source CANN's set_env.sh", error)
+            return [host]
+        return [host, device] if device in torch.profiler.supported_activities() else [host]
 
     def supports_dtype(self, dtype: torch.dtype) -> str | None:
         if dtype == torch.float64:

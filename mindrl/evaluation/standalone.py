@@ -48,6 +48,7 @@ def evaluate_models(
     dataset = load_prompts(request.dataset)
     setups = [check_model(request, dataset, hf_dir) for hf_dir in request.models]
     accelerator = hal.choose(request.accelerator)
+    hal.prepare_process(accelerator, processes_per_node=1)
     rollout = RolloutConfig(engine=request.engine, n_samples=request.n_samples, gpu_memory_utilization=0.8)
     choice = choose_engine(rollout, accelerator)
     if choice.notice:

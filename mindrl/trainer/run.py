@@ -37,14 +37,16 @@ from mindrl.workers.reward_worker import RewardWorker
 def train(config: Config, *, resume: bool = False) -> dict[str, object]:
     """Run GRPO as configured, on a request that `check_request` has let through; returns the summary."""
     check_address(config.cluster)
-    accelerator = hal.choose(config.hal.accelerator)
+    choice = hal.decide(config.hal.accelerator)
+    accelerator = choice.accelerator
     directory = RunDirectory(config.trainer.output_dir.absolute())
     point = find_resume_point(directory) if resume else None
     steps_done = point.step if point else 0
-    config_as_given, config = config, with_absolute_paths(config)
+    config_as_given, config = config, _for_workers(config, accelerator)
     with ExitStack() as stack:
         progress = ProgressLine(config.trainer.total_steps)
         stack.callback(progress.close)
+        progress.note(str(choice))
         progress.note(f"starting {config.cluster.world_size} worker(s) on {accelerator.description()}")
         worker_logs = directory.path / "logs" / "workers"
         stack.enter_context(ray_cluster(config.cluster, accelerator, worker_logs, progress.note))
@@ -78,6 +80,13 @@ def train(config: Config, *, resume: bool = False) -> dict[str, object]:
         )
         directory.write_json("summary.json", summary)
     return summary
+
+
+def _for_workers(config: Config, accelerator: hal.Accelerator) -> Config:
+    """The same on every worker: paths, and the device. A worker that can't see the device that `auto` found here
+    shall say so, not find another."""
+    config = with_absolute_paths(config)
+    return config.model_copy(update={"hal": config.hal.model_copy(update={"accelerator": accelerator.name})})
 
 
 def _assemble(
