@@ -48,6 +48,16 @@ class TokenTerms:
     old_log_probs: torch.Tensor | None
     ref_log_probs: torch.Tensor | None
 
+    def part(self, tokens: slice) -> "TokenTerms":
+        """Of some of the tokens."""
+        return TokenTerms(
+            advantages=self.advantages[tokens],
+            token_weights=self.token_weights[tokens],
+            mask=self.mask[tokens],
+            old_log_probs=None if self.old_log_probs is None else self.old_log_probs[tokens],
+            ref_log_probs=None if self.ref_log_probs is None else self.ref_log_probs[tokens],
+        )
+
 
 def micro_batches(
     samples: Sequence[Sample],

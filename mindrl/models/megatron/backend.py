@@ -68,7 +68,9 @@ class MegatronBackend:
         self._ddp = self._optimizer = None
         if trainable:
             self._ddp = data_parallel(self._transformer, self._model)
-            self._optimizer = build_optimizer(self._ddp, self._transformer, config.actor.optimizer)
+            self._optimizer = build_optimizer(
+                self._ddp, self._transformer, config.actor.optimizer, selection.adamw
+            )
         self._model.requires_grad_(trainable)
         self._host = offload.HostCopies(accelerator)
         self._tensor_group = parallel_state.get_tensor_model_parallel_group()
@@ -198,39 +200,52 @@ class MegatronBackend:
     def _evaluate(
         self, batch: MicroBatch, hidden: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, Outcome]:
-        log_probs, _ = self._token_log_probs(batch, hidden)
+        log_probs, _ = self._selection.token_log_probs(*self._predicting(batch, hidden), **self._vocabulary())
         return hidden.new_zeros(()), _one(hidden), (log_probs, {})
 
     def _loss(
         self, mini_batch: MiniBatch, batch: MicroBatch, hidden: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, Outcome]:
-        log_probs, entropy = self._token_log_probs(batch, hidden)
         terms = token_terms(mini_batch, batch)
-        loss, sums = self._objective(
-            log_probs,
-            entropy,
-            old_log_probs=terms.old_log_probs,
-            ref_log_probs=terms.ref_log_probs,
-            advantages=terms.advantages,
-            token_weights=terms.token_weights,
-            mask=terms.mask,
-        )
-        return loss, _one(hidden), (log_probs.detach(), sums)
 
-    def _token_log_probs(self, batch: MicroBatch, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probs and entropies [num_tokens] of the response tokens from hidden states [length, rows, hidden]."""
+        def objective(
+            log_probs: torch.Tensor, entropy: torch.Tensor, tokens: slice
+        ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            part = terms.part(tokens)
+            return self._objective(
+                log_probs,
+                entropy,
+                old_log_probs=part.old_log_probs,
+                ref_log_probs=part.ref_log_probs,
+                advantages=part.advantages,
+                token_weights=part.token_weights,
+                mask=part.mask,
+            )
+
+        loss, log_probs, entropy = self._selection.token_loss(
+            *self._predicting(batch, hidden), lambda *piece: objective(*piece)[0], **self._vocabulary()
+        )
+        _, sums = objective(log_probs, entropy, slice(None))
+        return loss, _one(hidden), (log_probs, sums)
+
+    def _predicting(
+        self, batch: MicroBatch, hidden: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Hidden states [num_tokens, hidden] that predict the response tokens, out of [length, rows, hidden]; the
+        output weight; the tokens."""
         if self._transformer.sequence_parallel:
             # The kernel's gradient is complete on every rank already: each keeps its part of the sequence.
             hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False)
         predicting = hidden.flatten(0, 1).index_select(0, batch.steps * hidden.shape[1] + batch.rows)
-        return self._selection.token_log_probs(
-            predicting,
-            self._model.output_weight(),
-            batch.targets,
-            temperature=self._config.rollout.temperature,
-            vocab_size=self._architecture.vocab_size,
-            group=self._tensor_group if self._transformer.tensor_model_parallel_size > 1 else None,
-        )
+        return predicting, self._model.output_weight(), batch.targets
+
+    def _vocabulary(self) -> dict[str, Any]:
+        """What else the kernels of log-probs want to know."""
+        return {
+            "temperature": self._config.rollout.temperature,
+            "vocab_size": self._architecture.vocab_size,
+            "group": self._tensor_group if self._transformer.tensor_model_parallel_size > 1 else None,
+        }
 
     # Results, on all ranks.
 
