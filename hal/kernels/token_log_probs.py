@@ -46,7 +46,8 @@ def reference(
     take the same loss of the results.
 
     `vocab_size` counts real ids over all ranks; rows from there on are padding: probability and gradient zero.
-    `chunk_size` bounds memory where a provider works in pieces of that many tokens; it changes no result."""
+    `chunk_size` bounds memory: a provider that works in pieces has at most the logits of that many tokens at once. It
+    changes no result."""
     everything = weight if group is None else cast(torch.Tensor, _GatherRows.apply(weight, group))
     logits = (hidden @ everything[:vocab_size].T).to(torch.promote_types(hidden.dtype, torch.float32))
     log_probs = (logits / temperature).log_softmax(dim=-1)

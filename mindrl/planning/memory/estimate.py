@@ -16,7 +16,9 @@ SET_UP, ROLLOUT, OLD, REFERENCE = "set-up", "rollout", "old log-probs", "referen
 UPDATE, SYNC, SAVE = "update", "weight sync", "save"
 
 CHUNK_TOKENS = 256
-"""Tokens whose logits exist at once (`chunk_size` of the HAL's token_log_probs)."""
+"""Tokens whose logits exist at once (`chunk_size` of the HAL's token_loss)."""
+BLOCK_NUMBERS = 2**24
+"""Logits that the HAL's kernels of log-probs work on at once on a device; on the host far fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,7 @@ def _backward(config: Config, architecture: Architecture, held: ParameterCounts,
     shape = _shape(config, config.actor.micro_batch_size)
     item = shape.item_size
     output = (held.output or held.embedding) if last else 0
-    logits = output * 4 + (_logits(config, architecture, 2) if last else 0)
+    logits = output * 4 + (_logits(config, architecture, all_of_chunk=True) if last else 0)
     tied = output * item if last and architecture.tied_embeddings and held.embedding else 0
     layer = tied + widest_backward(architecture, shape)
     tables = tied + held.embedding * item
@@ -187,20 +189,22 @@ def _backward(config: Config, architecture: Architecture, held: ParameterCounts,
     return max(logits, layer, tables, step)
 
 
-def _logits(config: Config, architecture: Architecture, copies: int) -> int:
-    """Chunks of logits in float32, `copies` at once, and the narrow type's own."""
+def _logits(config: Config, architecture: Architecture, *, all_of_chunk: bool) -> int:
+    """A block of logits and its exponentials in float32, and the narrow type's own; with gradients, a whole chunk's."""
     rows = config.actor.micro_batch_size * config.data.max_response_length
     tp, item = config.actor.tensor_model_parallel_size, engine.ITEM_SIZES[config.actor.dtype]
     chunk = min(CHUNK_TOKENS, rows) * padded_vocab_size(architecture, tp) // tp
-    return chunk * (4 * copies + (item if item < 4 else 0))
+    block = min(chunk, BLOCK_NUMBERS)
+    narrow = block * item if item < 4 else 0
+    return 4 * (chunk + block if all_of_chunk else 2 * block) + narrow
 
 
 def _forward_only(config: Config, architecture: Architecture, last: bool) -> int:
-    """A layer's widest tensors, or the logits of a chunk."""
+    """A layer's widest tensors, or a block of logits."""
     reference = config.reference.micro_batch_size if config.reference else None
     rows = max(config.actor.micro_batch_size, reference or 0)
     layer = widest_backward(architecture, _shape(config, rows))
-    return max(layer, _logits(config, architecture, 2) if last else 0)
+    return max(layer, _logits(config, architecture, all_of_chunk=False) if last else 0)
 
 
 def _largest_table(config: Config, architecture: Architecture) -> int:
