@@ -9,6 +9,7 @@ import ctypes
 import importlib
 import importlib.abc
 import importlib.machinery
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -76,6 +77,7 @@ class _AroundImport(importlib.abc.Loader):
             ctypes.CDLL(str(FOLDER / name), mode=ctypes.RTLD_GLOBAL)
         self._loader.exec_module(module)
         install()
+        bound_collectives()
 
 
 _libraries: list[Any] = []
@@ -97,6 +99,25 @@ def install() -> None:
         "scaled_dot_product_attention", _later("attention", "scaled_dot_product_attention"), "AutogradPrivateUse1",
         allow_override=True,
     )  # fmt: skip
+
+
+def bound_collectives() -> None:
+    """Hand each group's time limit to the simulated runtime.
+
+    On a device torch_npu's watchdog ends a process whose collective takes longer; here a collective runs inside the
+    call, where the watchdog does not see it."""
+    registry = importlib.import_module("torch_npu._init.registry.distributed")
+    make_group = registry._new_process_group_hccl_helper
+    options_type = importlib.import_module("torch_npu")._C._distributed_c10d.ProcessGroupHCCL.Options
+
+    def bounded(backend: Any, options: Any) -> Any:
+        if not isinstance(options, options_type):
+            options = options_type()
+        seconds = max(1, math.ceil(backend.timeout.total_seconds()))
+        options.hccl_config = {"hccl_exec_timeout": seconds, **options.hccl_config}
+        return make_group(backend, options)
+
+    registry._new_process_group_hccl_helper = bounded
 
 
 def _later(subject: str, operator: str) -> Callable[..., Any]:

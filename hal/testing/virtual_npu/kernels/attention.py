@@ -121,6 +121,10 @@ def scaled_dot_product_attention(
     enable_gqa: bool = False,
 ) -> torch.Tensor:
     """torch's own composition, where torch_npu's kernel would call Ascend's flash attention."""
+    if (
+        attn_mask is not None and attn_mask.dtype == torch.bool
+    ):  # the composition takes what is added to the scores
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, float("-inf"))
     return torch.ops.aten._scaled_dot_product_attention_math(
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )[0]

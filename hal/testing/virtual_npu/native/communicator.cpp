@@ -73,8 +73,10 @@ Communicator *Communicator::join(const char *name, uint32_t num_ranks, uint32_t 
   own.pid = getpid();
   const uint32_t turn = ++own.arrivals;
   Place *const places = self->places_;
+  long seconds = setting(kConnectTimeout, kConnectSeconds);
+  if (exec_seconds > 0 && exec_seconds < seconds) seconds = exec_seconds;  // the group's own limit, where that is shorter
   *error = self->wait_for(
-      "HcclCommInitRootInfo", std::chrono::seconds(setting(kConnectTimeout, kConnectSeconds)), kConnectTimeout,
+      "HcclCommInitRootInfo", std::chrono::seconds(seconds), kConnectTimeout,
       [=] {
         for (uint32_t other = 0; other < num_ranks; ++other) {
           if (places[other].arrivals < turn) return false;
@@ -154,7 +156,7 @@ HcclResult Communicator::wait_for(const char *function, std::chrono::seconds lim
       }
     }
     if (now - start > limit) {
-      return static_cast<HcclResult>(fail(HCCL_E_TIMEOUT, "%s of rank %u in group %s: waited %lld s for rank %s (%s)",
+      return static_cast<HcclResult>(fail(HCCL_E_TIMEOUT, "%s of rank %u in group %s: waited %lld s for rank %s (the group's time limit, or %s)",
                                           function, rank_, name(), static_cast<long long>(limit.count()), whom.c_str(),
                                           limit_variable));
     }
