@@ -48,15 +48,16 @@ EXTRAS = {
 
 
 class BuildWithModelConfigs(build_py):
-    """Puts configs/model (templates, and what `mindrl plan` needs to know of models) into the package, so that the
-    checkout keeps the only copy.
+    """Puts configs/model (templates, and what `mindrl plan` needs to know of models) and requirements (what
+    `mindrl doctor` compares with) into the package, so that the checkout keeps the only copy.
 
     An editable install needs nothing: there the package finds the files in the checkout."""
 
     def run(self) -> None:
         super().run()
         if not self.editable_mode:
-            for file in sorted((HERE / "configs/model").rglob("*.json")):
+            shipped = [*(HERE / "configs/model").rglob("*.json"), *(HERE / "requirements").glob("*.txt")]
+            for file in sorted(shipped):
                 target = Path(self.build_lib) / "mindrl" / file.relative_to(HERE)
                 self.mkpath(str(target.parent))
                 self.copy_file(str(file), str(target))

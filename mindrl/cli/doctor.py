@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
+
+from mindrl.cli.tried import tried_versions
 
 SUMMARY = "show the device, its kernels, versions, and what is missing"
 EXAMPLE = "mindrl doctor\nmindrl doctor --json"
@@ -19,6 +21,8 @@ SHARED_MEMORY_MB = 512
 """Ray's object store lives in /dev/shm."""
 MEMORY_MB = 6000
 """The quick start: two workers, Ray and the driver."""
+DISK_MB = 300
+"""The quick start: 30 MB of files, and what Ray writes of itself and may spill of samples (its object store's size)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0: nothing is missing; 1: something is."""
-    findings = [*_packages(), *_ray(), *_memory(), *_libraries()]
     device = _device(args.accelerator)
+    tested = device["tested_set"]
+    tried = tried_versions(tested["name"]) if tested else {}
+    findings = [*_packages(tried), *_engines(tried), *_ray(), *_memory(), *_disk(), *_libraries()]
     if args.json:
         print(json.dumps({**device, "findings": [asdict(finding) for finding in findings]}, indent=2))
     else:
@@ -54,9 +60,12 @@ def _device(name: str) -> dict[str, Any]:
     import torch
 
     import hal
+    from hal.overview import better_kernels
+    from hal.versions import nearest_set
     from mindrl.rollout.choose import vllm_unavailable_reason
 
     accelerator = hal.choose(name)
+    tested = nearest_set(accelerator.device_type)
     # A common shape: the rows of a 7 B model. What a run chose for its own model is in its hal.txt.
     facts = hal.KernelFacts(
         dtype=torch.bfloat16,
@@ -68,16 +77,19 @@ def _device(name: str) -> dict[str, Any]:
         packed=False,
     )
     reason = vllm_unavailable_reason(accelerator)
+    kernels = hal.select(accelerator, facts)
     return {
         "device": {"name": accelerator.name, "description": accelerator.description()},
         "unusable": {other.name: other.reason for other in hal.candidates() if other.reason},
         "rollout_engine": {"name": "hf" if reason else "vllm", "reason": reason},
-        **hal.select(accelerator, facts).as_dict(),
+        "tested_set": tested and {"name": tested.name, "tried": tested.tried},
+        "better_kernels": better_kernels(kernels),
+        **kernels.as_dict(),
     }
 
 
-def _packages() -> Iterator[Finding]:
-    """Every package that setup.py asks for, and whether what is installed lies in its range."""
+def _packages(tried: Mapping[str, str]) -> Iterator[Finding]:
+    """Every package that setup.py asks for: whether what is installed lies in its range, and was tried."""
     from packaging.requirements import Requirement
 
     try:
@@ -96,9 +108,30 @@ def _packages() -> Iterator[Finding]:
             yield Finding(requirement.name, "missing", "not installed", remedy)
             continue
         if requirement.specifier.contains(found, prereleases=True):
-            yield Finding(requirement.name, "ok", found)
+            yield _beside(requirement.name, found, tried)
         else:
             yield Finding(requirement.name, "missing", f"{found}, outside {requirement.specifier}", remedy)
+
+
+def _engines(tried: Mapping[str, str]) -> Iterator[Finding]:
+    """vLLM in the forms that the set has; without it, rollout is slower."""
+    for name in sorted(name for name in tried if name.startswith("vllm")):
+        try:
+            yield _beside(name, version(name), tried)
+        except PackageNotFoundError:
+            yield Finding(
+                name,
+                "note",
+                f"not installed, {tried[name]} was tried; rollout goes through transformers, which is slower",
+            )
+
+
+def _beside(name: str, found: str, tried: Mapping[str, str]) -> Finding:
+    """An installed version that is in range; a note where another one was tried."""
+    # What follows + is the build, such as +cpu.
+    if name not in tried or found.split("+")[0] == tried[name]:
+        return Finding(name, "ok", found)
+    return Finding(name, "note", f"{found}, untried; {tried[name]} was")
 
 
 def _ray() -> Iterator[Finding]:
@@ -139,6 +172,14 @@ def _memory() -> Iterator[Finding]:
         yield Finding("/dev/shm", "missing", "not there", "mount a tmpfs at /dev/shm")
 
 
+def _disk() -> Iterator[Finding]:
+    """Where runs are written by default, and where Ray keeps its session."""
+    for name, place, use in (("disk", Path.cwd(), "outputs/"), ("disk, /tmp", Path("/tmp"), "Ray's session")):
+        disk = shutil.disk_usage(place)
+        remedy = f"{use} lies there; make room" + ("" if name != "disk" else ", or set trainer.output_dir")
+        yield _room(name, disk.free, disk.total, DISK_MB, remedy)
+
+
 def _room(name: str, free: int, total: int, needed_mb: int, remedy: str) -> Finding:
     found = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
     if free >= needed_mb * 2**20:
@@ -174,6 +215,13 @@ def _device_text(device: dict[str, Any]) -> str:
     for op, kernel in device["kernels"].items():
         lines.append(f"  {op:<16}{kernel['provider']}")
         lines += [f"  {'':<16}  not {name}: {reason}" for name, reason in kernel["not"].items()]
+    lines += [f"better kernel     {name}: {reason}" for name, reason in device["better_kernels"].items()]
+    tested = device["tested_set"]
+    lines.append(
+        f"tested set        requirements/{tested['name']}.txt: {tested['tried']}"
+        if tested
+        else "tested set        none for this kind of device"
+    )
     return "\n".join(lines)
 
 
