@@ -12,13 +12,15 @@ from mindrl.models.megatron import MegatronBackend
 from mindrl.weight_maps import read_architecture
 
 
-def make_backend(config: Config, *, trainable: bool = True) -> tuple[MegatronBackend, int, int]:
-    """A backend on the host, and this rank's place in its data-parallel group: rank and size."""
+def make_backend(
+    config: Config, *, trainable: bool = True, accelerator: str = "cpu"
+) -> tuple[MegatronBackend, int, int]:
+    """A backend, and this rank's place in its data-parallel group: rank and size."""
     arch = read_architecture(config.model.path)
-    accelerator = hal.choose("cpu")
-    selection = hal.select(accelerator, kernel_facts(config.actor, arch))
+    device = hal.choose(accelerator)
+    selection = hal.select(device, kernel_facts(config.actor, arch))
     objective = PolicyObjective.from_config(config.algorithm) if trainable else None
-    backend = MegatronBackend(config, arch, accelerator, selection, objective, trainable=trainable)
+    backend = MegatronBackend(config, arch, device, selection, objective, trainable=trainable)
     group = parallel_state.get_data_parallel_group()
     return backend, dist.get_rank(group), dist.get_world_size(group)
 

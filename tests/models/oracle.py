@@ -94,7 +94,7 @@ def worst_error(found: Named, expected: Named) -> tuple[float, str]:
     assert sorted(found) == sorted(expected), sorted(found.keys() ^ expected.keys())
 
     def error(name: str) -> float:
-        difference = (found[name] - expected[name]).abs().max().item()
+        difference = (found[name].cpu() - expected[name]).abs().max().item()
         largest = expected[name].abs().max().item()
         return difference if largest < 1e-8 else difference / largest
 

@@ -15,17 +15,19 @@ from tiny_models import make_config, make_mini_batch, make_samples, save_tiny_mo
 
 from mindrl.models.megatron import patches
 from mindrl.models.megatron.patches import LEDGER
+from mindrl.models.megatron.patches.context_positions import CONTEXT_POSITIONS
 from mindrl.models.megatron.patches.optimizer_shards import OPTIMIZER_SHARDS
 from mindrl.models.megatron.patches.rng_state import SET_RNG_STATE
+from mindrl.models.megatron.patches.te_linear import TE_LINEAR
+from tests.models.expert_models import Layout, MegatronModel, token_rows
 
-TESTED = {SET_RNG_STATE, OPTIMIZER_SHARDS}
+TESTED = {SET_RNG_STATE, OPTIMIZER_SHARDS, TE_LINEAR, CONTEXT_POSITIONS}
 
 NOT_REACHED = {
     "distributed.fsdp": "FSDP is not used; DistributedDataParallel is",
     "distributed.torch_fully_sharded_data_parallel": "FSDP is not used; DistributedDataParallel is",
     "distributed.param_and_grad_buffer._ParamAndGradBuffer.offload_to_cpu": "mindrl.models.megatron.offload moves memory",
     "inference": "generation is a rollout engine's",
-    "models.common.embeddings.rope_utils.get_pos_emb_on_this_cp_rank": "context parallelism is refused",
     "models.common.language_module.language_module.LanguageModule.setup_embeddings_and_output_layer": (
         "PolicyModel overrides it"
     ),
@@ -50,7 +52,7 @@ NOT_REACHED = {
     "tensor_parallel.random.CudaRNGStatesTracker.__init__": "captured graphs are refused in actor.transformer_config",
     "transformer.cuda_graphs": "captured graphs are refused in actor.transformer_config",
     "transformer.fsdp_dtensor_checkpoint": "FSDP is not used",
-    "transformer.moe.moe_utils": "mixture-of-experts families have no weight map yet",
+    "transformer.moe.moe_utils.maybe_move_tensor_to_cpu": "the token dispatcher of ours brings counts to the host itself",
     "transformer.transformer_config.TransformerConfig.__post_init__": (
         "a setting of torch's matrix products on one vendor's device, without effect elsewhere"
     ),
@@ -124,6 +126,28 @@ def build_without_optimizer_patch(directory: Path) -> str:
 def test_without_the_optimizer_patch_parameters_of_this_device_are_refused(model: Path) -> None:
     [refusal] = run_distributed(build_without_optimizer_patch, 1, model)
     assert "Wrapped parameters must be one of" in refusal, "the patch can go"
+
+
+def pass_without(function: str, kind: str, layout: Layout) -> str:
+    """The error of a forward and backward pass without the ledger's entry for a function."""
+    patches.LEDGER = tuple(patch for patch in LEDGER if patch.function != function)
+    assert len(patches.LEDGER) == len(LEDGER) - 1
+    try:
+        MegatronModel(kind, layout).loss_and_gradients(token_rows())
+    except (AssertionError, RuntimeError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def test_without_the_patch_of_a_missing_class_latent_attention_can_not_be_built() -> None:
+    [refusal] = run_distributed(pass_without, 1, TE_LINEAR.function, "deepseek-v3", Layout())
+    assert "TypeError: isinstance() arg 2 must be a type" in refusal, "the patch can go"
+
+
+def test_without_the_patch_of_positions_context_parallelism_needs_another_device() -> None:
+    asked = CONTEXT_POSITIONS.function, "qwen3-moe", Layout(context=2)
+    for refusal in run_distributed(pass_without, 2, *asked):
+        assert "pin" in refusal or "CUDA" in refusal, f"the patch can go: {refusal}"
 
 
 def test_every_entry_of_the_ledger_is_tested_here_and_names_an_existing_function() -> None:

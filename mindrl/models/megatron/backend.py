@@ -21,7 +21,7 @@ from mindrl.data.requests import request_seed
 from mindrl.models.backend import GradientStats, MiniBatch, Part
 from mindrl.models.batching import MicroBatch, micro_batches, per_sample_arrays, token_terms
 from mindrl.models.megatron import offload, optimizer_state, random_state
-from mindrl.models.megatron.device import use_rotary_kernel
+from mindrl.models.megatron.layers import use_rotary_kernel
 from mindrl.models.megatron.model import build_model
 from mindrl.models.megatron.optimizer import build_optimizer, data_parallel, step
 from mindrl.models.megatron.parallel import initialize_parallel

@@ -36,10 +36,30 @@ PASSED_THROUGH = frozenset(
 """Fields of TransformerConfig that act in this backend and that nothing else in the configuration decides."""
 
 
+FIXED: Mapping[str, Any] = {
+    "normalization": "RMSNorm",
+    "add_bias_linear": False,
+    "gated_linear_unit": True,
+    "activation_func": silu,
+    "use_te_activation_func": True,  # the hook that takes the spec's activation module, whoever made it
+    "attention_dropout": 0.0,
+    "hidden_dropout": 0.0,
+    "calculate_per_token_loss": True,  # keeps Megatron from dividing the loss by counts of its own
+    "perform_initialization": False,
+    "transformer_impl": "local",
+    "bias_activation_fusion": False,
+    "bias_dropout_fusion": False,
+    "masked_softmax_fusion": False,
+    "persist_layer_norm": False,
+    "gradient_accumulation_fusion": False,
+}
+"""The same for every model and layout; weights are loaded after a model is built, so nothing is initialised."""
+
+
 def build_transformer_config(
     actor: ActorConfig, arch: Architecture, *, fused_rope: bool
 ) -> TransformerConfig:
-    """The model as Megatron-core sees it; weights are loaded afterwards, so nothing is initialised.
+    """The model as Megatron-core sees it.
 
     Raises `RequestError` for pass-through keys that don't exist or have no effect, and for what Megatron-core
     itself refuses."""
@@ -52,34 +72,19 @@ def build_transformer_config(
         "num_attention_heads": arch.num_heads,
         "num_query_groups": arch.num_kv_heads,
         "kv_channels": arch.head_dim,
-        "normalization": "RMSNorm",
         "layernorm_epsilon": arch.rms_norm_eps,
         "qk_layernorm": arch.qk_norm,
-        "add_bias_linear": False,
         "add_qkv_bias": arch.qkv_bias,
-        "gated_linear_unit": True,
-        "activation_func": silu,
-        "use_te_activation_func": True,  # the hook that takes the spec's activation module, whoever made it
         "apply_rope_fusion": fused_rope,
-        "attention_dropout": 0.0,
-        "hidden_dropout": 0.0,
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
         "bf16": dtype is torch.bfloat16,
         "tensor_model_parallel_size": actor.tensor_model_parallel_size,
         "sequence_parallel": actor.sequence_parallel and actor.tensor_model_parallel_size > 1,
         "pipeline_model_parallel_size": actor.pipeline_model_parallel_size,
-        "calculate_per_token_loss": True,  # keeps Megatron from dividing the loss by counts of its own
-        "perform_initialization": False,
-        "transformer_impl": "local",
-        "bias_activation_fusion": False,
-        "bias_dropout_fusion": False,
-        "masked_softmax_fusion": False,
-        "persist_layer_norm": False,
-        "gradient_accumulation_fusion": False,
     }
     try:
-        return TransformerConfig(**(settings | actor.transformer_config))
+        return TransformerConfig(**(FIXED | settings | actor.transformer_config))
     except (ValueError, AssertionError, TypeError) as error:
         raise RequestError(
             f"Megatron-core refuses the model's configuration with actor.transformer_config "
