@@ -1,6 +1,5 @@
 """A loss of token log-probs with its gradients, in pieces: [tokens, vocabulary] never exists."""
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -9,13 +8,14 @@ import torch.distributed as dist
 from hal.kernels.provider import Provider
 from hal.kernels.providers.torch_chunked import token_log_probs
 from hal.kernels.providers.vocabulary import VocabularyShard, add_product, pieces
+from hal.kernels.token_loss import LossOf
 
 
 def token_loss(
     hidden: torch.Tensor,
     weight: torch.Tensor,
     targets: torch.Tensor,
-    loss_of: Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor],
+    loss_of: LossOf,
     *,
     temperature: float,
     vocab_size: int,
@@ -50,7 +50,7 @@ class _TokenLoss(torch.autograd.Function):
         hidden: torch.Tensor,
         weight: torch.Tensor,
         targets: torch.Tensor,
-        loss_of: Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor],
+        loss_of: LossOf,
         temperature: float,
         vocab_size: int,
         group: dist.ProcessGroup | None,
@@ -105,7 +105,7 @@ class _TokenLoss(torch.autograd.Function):
 
 
 def _differentiate(
-    loss_of: Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor],
+    loss_of: LossOf,
     log_probs: torch.Tensor,
     entropy: torch.Tensor,
     rows: slice,
