@@ -106,7 +106,7 @@ def bound_collectives() -> None:
 
     On a device torch_npu's watchdog ends a process whose collective takes longer; here a collective runs inside the
     call, where the watchdog does not see it."""
-    registry = importlib.import_module("torch_npu._init.registry.distributed")
+    registry: Any = importlib.import_module("torch_npu._init.registry.distributed")
     make_group = registry._new_process_group_hccl_helper
     options_type = importlib.import_module("torch_npu")._C._distributed_c10d.ProcessGroupHCCL.Options
 
