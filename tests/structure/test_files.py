@@ -124,6 +124,8 @@ def test_a_wheel_holds_both_packages_the_files_about_models_and_the_command(tmp_
         for path in TRACKED:
             if path.parts[:2] == ("configs", "model") and path.suffix == ".json":
                 assert archive.read(f"mindrl/{path}") == (ROOT / path).read_bytes()
+            if path.parent.name == "requirements" and path.suffix == ".txt":
+                assert f"mindrl/{path}" in names
         (entries,) = [name for name in names if name.endswith("entry_points.txt")]
         announced = archive.read(entries).decode()
         assert "mindrl = mindrl.cli.main:main" in announced
