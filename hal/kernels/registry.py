@@ -31,6 +31,8 @@ from hal.kernels import (
 from hal.kernels.facts import KernelFacts
 from hal.kernels.provider import Provider
 from hal.kernels.providers import (
+    flash_attn,
+    liger,
     torch_chunked,
     torch_chunked_loss,
     torch_moe,
@@ -42,6 +44,7 @@ from hal.kernels.providers import (
     torch_optimizer,
     torch_sdpa,
     torch_varlen,
+    transformer_engine,
 )
 from hal.kernels.sample import Sample
 from hal.plugins import FAULTS, announced, fault
@@ -110,6 +113,9 @@ _BUILT_IN: tuple[Provider, ...] = (
     *torch_npu_layers.PROVIDERS,
     *torch_npu_moe.PROVIDERS,
     *torch_npu_optimizer.PROVIDERS,
+    *flash_attn.PROVIDERS,
+    *transformer_engine.PROVIDERS,
+    *liger.PROVIDERS,
     *torch_varlen.PROVIDERS,
     *torch_sdpa.PROVIDERS,
     *torch_ops.PROVIDERS,
