@@ -6,8 +6,9 @@ Every provider that serves the model's facts computes the same workload (`kernel
 rounds; times are medians over rounds, taken with the accelerator's own events, forward (with a graph) and backward apart.
 An op whose forward pass does the backward pass's work too is compared by the sum.
 
-The machine's ceilings are measured first, in the same type: bytes a second of a copy much larger than the caches, and
-floating-point operations a second of a square matrix product. `of ceiling` is the least work that the result needs
+The machine's ceilings are measured in the same type, before each workload, and the best of the run counts: bytes a second
+of a copy or of a product in place, whichever is faster, much larger than the caches; and floating-point operations a
+second of a square matrix product. `of ceiling` is the least work that the result needs
 (see `kernel_workloads.py`) over the time, over the ceiling: 1 is as fast as the machine can, and small workloads that
 stay in the caches may exceed it. `best` names the provider with the least sum of both passes.
 """
@@ -16,7 +17,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -39,17 +40,24 @@ class Ceilings:
         return 1e3 * least / milliseconds
 
 
-def measure_ceilings(accelerator: hal.Accelerator, dtype: torch.dtype, side: int, rounds: int) -> Ceilings:
-    """The best of several copies and products: what neighbours take away is no property of the machine."""
+def measure_ceilings(
+    accelerator: hal.Accelerator, dtype: torch.dtype, side: int, so_far: Ceilings, rounds: int = 3
+) -> Ceilings:
+    """The best of several tries and of `so_far`: what neighbours take away is no property of the machine."""
     source = torch.ones(side * side * 16, device=accelerator.device(), dtype=dtype)
-    target = torch.empty_like(source)
+    target, num_bytes = torch.empty_like(source), 2 * source.numel() * source.itemsize
     a, b = (torch.ones(side, side, device=accelerator.device(), dtype=dtype) for _ in range(2))
-    copies = [timed(accelerator, lambda: target.copy_(source))[1] for _ in range(rounds)]
-    products = [timed(accelerator, lambda: a @ b)[1] for _ in range(rounds)]
-    return Ceilings(
-        2e3 * source.numel() * source.itemsize / min(copies),
-        2e3 * side**3 / min(products),
-    )
+    out = torch.empty_like(a)
+    passes = [lambda: target.copy_(source), lambda: source.mul_(1)]
+    for _ in range(rounds):
+        # A machine may read what it is about to overwrite, which a product in place wants anyway.
+        milliseconds = min(timed(accelerator, step)[1] for step in passes)
+        product = timed(accelerator, lambda: torch.mm(a, b, out=out))[1]
+        so_far = Ceilings(
+            max(so_far.bytes_per_second, 1e3 * num_bytes / milliseconds),
+            max(so_far.flops_per_second, 2e3 * side**3 / product),
+        )
+    return so_far
 
 
 def timed(accelerator: hal.Accelerator, call: Callable[[], Any]) -> tuple[Any, float]:
@@ -80,9 +88,7 @@ def run_once(
     return forward, backward
 
 
-def measure(
-    accelerator: hal.Accelerator, bench: Bench, workload: Workload, ceilings: Ceilings, rounds: int
-) -> dict[str, Any]:
+def measure(accelerator: hal.Accelerator, bench: Bench, workload: Workload, rounds: int) -> dict[str, Any]:
     """Medians of every provider that serves; which one was selected, and which is the best."""
     facts = bench.facts(workload.facts)
     selected = hal.select(accelerator, facts).providers[workload.op]
@@ -100,7 +106,7 @@ def measure(
         names = list(serving) if turn % 2 == 0 else list(serving)[::-1]
         for name in names:
             times[name].append(run_once(accelerator, serving[name], workload))
-    found = {name: _summary(workload, ceilings, rows) for name, rows in times.items()}
+    found = {name: _summary(workload, rows) for name, rows in times.items()}
     best = min(
         (name for name in found if name != "reference"),
         key=lambda name: found[name]["both_ms"],
@@ -110,6 +116,7 @@ def measure(
         "op": workload.op,
         "workload": workload.name,
         "shape": workload.shape,
+        "least_work": _least_work(workload),
         "dtype": str(facts.dtype).removeprefix("torch."),
         "selected": selected,
         "best": best,
@@ -120,17 +127,29 @@ def measure(
     }
 
 
-def _summary(workload: Workload, ceilings: Ceilings, rows: list[tuple[float, float]]) -> dict[str, float]:
+def _summary(workload: Workload, rows: list[tuple[float, float]]) -> dict[str, float]:
     forward, backward = (statistics.median(column) for column in zip(*rows, strict=True))
-    both = statistics.median(sum(row) for row in rows)
-    work = workload.backward or Work()
-    whole = Work(workload.forward.flops + work.flops, workload.forward.bytes + work.bytes)
-    result = {"both_ms": both, "both_of_ceiling": ceilings.share(whole, both)}
+    result = {"both_ms": statistics.median(sum(row) for row in rows)}
     if not workload.passes_are_one:
-        result |= {"forward_ms": forward, "forward_of_ceiling": ceilings.share(workload.forward, forward)}
+        result["forward_ms"] = forward
         if workload.backward is not None:
-            result |= {"backward_ms": backward, "backward_of_ceiling": ceilings.share(work, backward)}
+            result["backward_ms"] = backward
     return result
+
+
+def _least_work(workload: Workload) -> dict[str, dict[str, float]]:
+    forward, backward = workload.forward, workload.backward or Work()
+    both = Work(forward.flops + backward.flops, forward.bytes + backward.bytes)
+    return {"forward": asdict(forward), "backward": asdict(backward), "both": asdict(both)}
+
+
+def add_shares(workload: dict[str, Any], ceilings: Ceilings) -> None:
+    """To each provider's times, what part of the ceiling they reach."""
+    for times in workload["providers"].values():
+        for name in ("forward", "backward", "both"):
+            if f"{name}_ms" in times:
+                work = Work(**workload["least_work"][name])
+                times[f"{name}_of_ceiling"] = ceilings.share(work, times[f"{name}_ms"])
 
 
 def table(report: dict[str, Any]) -> str:
@@ -190,7 +209,13 @@ def main() -> None:
     bench = Bench(SIZES[size], accelerator.device(), getattr(torch, dtype))
     accelerator.manual_seed(0)
     side = {"tiny": 64, "small": 2048, "large": 8192}[size]
-    ceilings = measure_ceilings(accelerator, bench.dtype, side, args.rounds)
+    ceilings, workloads = Ceilings(0, 0), []
+    for op in names:
+        for workload in bench.of(op):
+            ceilings = measure_ceilings(accelerator, bench.dtype, side, ceilings)
+            workloads.append(measure(accelerator, bench, workload, args.rounds))
+    for workload in workloads:
+        add_shares(workload, ceilings)
     report: dict[str, Any] = {
         "accelerator": accelerator.name,
         "device": accelerator.description(),
@@ -199,15 +224,9 @@ def main() -> None:
         "dtype": dtype,
         "threads": args.threads,
         "rounds": args.rounds,
-        "ceilings": {
-            "bytes_per_second": ceilings.bytes_per_second,
-            "flops_per_second": ceilings.flops_per_second,
-        },
-        "workloads": [],
+        "ceilings": asdict(ceilings),
+        "workloads": workloads,
     }
-    for op in names:
-        for workload in bench.of(op):
-            report["workloads"].append(measure(accelerator, bench, workload, ceilings, args.rounds))
     print(json.dumps(report, indent=2) if args.json else table(report))
 
 
