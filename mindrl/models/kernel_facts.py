@@ -19,4 +19,5 @@ def kernel_facts(actor: ActorConfig, arch: Architecture) -> KernelFacts:
         hidden_size=arch.hidden_size,
         vocab_size=arch.vocab_size,
         dropout=float(actor.transformer_config.get("attention_dropout", 0.0)),
+        own_optimizer=True,
     )

@@ -17,7 +17,9 @@ from megatron.core.optimizer import (
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 
+from hal.kernels.adamw import Adamw
 from mindrl.config.actor import OptimizerConfig as AdamWConfig
+from mindrl.models.megatron.adamw import KernelAdamW
 from mindrl.models.megatron.model import PolicyModel
 
 
@@ -40,9 +42,9 @@ def _finalize(
 
 
 def build_optimizer(
-    model: DistributedDataParallel, transformer: TransformerConfig, adamw: AdamWConfig
+    model: DistributedDataParallel, transformer: TransformerConfig, adamw: AdamWConfig, kernel: Adamw
 ) -> ChainedOptimizer:
-    """AdamW whose state is spread over data-parallel ranks; no weight decay on norms and biases."""
+    """AdamW by `kernel`, its state spread over data-parallel ranks; no weight decay on norms and biases."""
     config = OptimizerConfig(
         optimizer="adam",
         lr=adamw.lr,
@@ -64,6 +66,11 @@ def build_optimizer(
     )
     for group in optimizer.param_groups:
         group["weight_decay"] = adamw.weight_decay * group["wd_mult"]
+    # Megatron takes torch's, TransformerEngine's or Apex's, by what is installed; nothing has its state yet.
+    for chained in optimizer.chained_optimizers:
+        chained.optimizer = KernelAdamW(
+            chained.optimizer.param_groups, kernel, betas=adamw.betas, eps=adamw.eps
+        )
     return optimizer
 
 

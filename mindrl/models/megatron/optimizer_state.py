@@ -42,9 +42,6 @@ def load_state(optimizer: ChainedOptimizer, state: Mapping[str, Any]) -> None:
         for param_state in inner.state.values():
             if "step" in param_state:
                 param_state["step"] = torch.tensor(float(state["step"]))
-        for group in inner.param_groups:
-            if "step" in group:
-                group["step"] = state["step"]
 
 
 def make_moments(optimizer: ChainedOptimizer) -> None:
@@ -52,12 +49,8 @@ def make_moments(optimizer: ChainedOptimizer) -> None:
     for chained in optimizer.chained_optimizers:
         chained.init_state_fn(chained.optimizer, chained.config)
     for inner in _inner(optimizer):
-        if isinstance(inner, torch.optim.AdamW):
-            for param_state in inner.state.values():
-                param_state.setdefault("step", torch.tensor(0.0))
-        else:  # fused ones count by group
-            for group in inner.param_groups:
-                group.setdefault("step", 0)
+        for param_state in inner.state.values():
+            param_state.setdefault("step", torch.tensor(0.0))
 
 
 def rectangles(
@@ -143,7 +136,7 @@ def _steps_taken(optimizer: ChainedOptimizer) -> int:
     steps = {
         int(holder["step"])
         for inner in _inner(optimizer)
-        for holder in (*inner.state.values(), *inner.param_groups)
+        for holder in inner.state.values()
         if "step" in holder
     }
     assert len(steps) <= 1, f"parameters have taken {steps} steps"
