@@ -14,6 +14,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/enum_tag.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/library.h>
 
 namespace {
@@ -51,7 +52,8 @@ class HostCall {
     for (size_t i = 0; i < arguments.size(); ++i) take(arguments[i], stack[first + i]);
     refuse_mixed_devices();
     refuse_types_without_matrix_product();
-    if (device_ && !device_->has_index()) device_->set_index(views_.empty() ? 0 : views_[0].first.device().index());
+    // `npu` without an index is the current device.
+    if (device_ && !device_->has_index()) device_ = c10::impl::VirtualGuardImpl(device_->type()).getDevice();
     if (!device_ && !views_.empty()) device_ = views_[0].first.device();
   }
 
