@@ -105,7 +105,7 @@ def test_imports_run_one_way():
 
 def test_a_wheel_holds_both_packages_the_files_about_models_and_the_command(tmp_path: Path):
     source = tmp_path / "source"
-    roots = ("mindrl", "hal", "hal_pytest.py", "setup.py", "pyproject.toml")
+    roots = ("mindrl", "hal", "hal_pytest.py", "requirements", "setup.py", "pyproject.toml")
     for path in TRACKED:
         if path.parts[0] in roots or path.parts[:2] == ("configs", "model"):
             (source / path).parent.mkdir(parents=True, exist_ok=True)
