@@ -13,6 +13,7 @@ from hal.kernels import rotary as rotary_op
 from hal.kernels.providers.torch_npu_attention import attention
 from hal.kernels.providers.torch_npu_layers import rms_norm, rotary
 from hal.kernels.providers.torch_npu_moe import moe_permute, moe_unpermute
+from hal.kernels.providers.torch_npu_optimizer import adamw
 from hal.kernels.sample import SMALL, normal
 
 pytestmark = pytest.mark.usefixtures("npu")
@@ -137,6 +138,24 @@ def test_maps_with_tokens_of_fewer_experts_are_refused() -> None:
         moe_permute(x, routing_map.to(x.device), num_rows=24)
     with pytest.raises(ValueError, match="24 rows are not the same number for each of 13 tokens"):
         moe_unpermute(on_npu(24, 32), torch.zeros(24, dtype=torch.int64, device=x.device), num_tokens=13)
+
+
+def test_autograd_notices_that_a_step_changed_what_it_needs() -> None:
+    weight, state = on_npu(4).requires_grad_(), [on_npu(4).abs() for _ in range(2)]
+    loss = (weight * weight).sum()
+    adamw(
+        [weight],
+        [on_npu(4)],
+        *([tensor] for tensor in state),
+        step=1,
+        lr=0.1,
+        beta1=0.9,
+        beta2=0.95,
+        eps=1e-8,
+        weight_decay=0.0,
+    )
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def test_no_tokens_at_all_are_permuted_and_have_gradients() -> None:

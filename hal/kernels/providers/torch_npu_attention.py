@@ -17,8 +17,8 @@ _CAUSAL_TO_THE_END = 3
 """The sparse mode whose mask is aligned to the last query and the last key, of each sequence."""
 _MOST_HEADS = 256
 _LONGEST_HEAD = 768
-_MOST_SEQUENCES = 2048
-"""Of packed ones in a call."""
+_MOST_SEQUENCES = 1024
+"""Packed into one call; the documents say 2048 in one place, and this in another."""
 
 
 def attention(

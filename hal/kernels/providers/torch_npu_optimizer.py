@@ -47,6 +47,8 @@ def adamw(
             False,  # maximize
             out=[param, exp_avg, exp_avg_sq],
         )
+    # Its schema does not say that it writes, so that autograd would not notice.
+    torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs])
 
 
 def _why_not(accelerator: Accelerator, facts: KernelFacts) -> str | None:
