@@ -112,6 +112,10 @@ def _look(name: str, finder: Finder, origin: str = "hal") -> Candidate:
     if not isinstance(found, Accelerator):
         reason = f"{origin} returned {found!r}, which is not a hal.Accelerator"
         return Candidate(name, None, reason, unexpected=True)
+    missing = [name for name in Accelerator.__annotations__ if not hasattr(found, name)]
+    if missing:
+        reason = f"{origin} returned an accelerator without {', '.join(missing)}"
+        return Candidate(name, None, reason, unexpected=True)
     if found.name != name:
         reason = (
             f"{origin} announces it as {name!r}, but it calls itself {found.name!r}; the two must be equal"

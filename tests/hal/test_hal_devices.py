@@ -2,12 +2,20 @@
 
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
 import hal
 from hal.devices import cuda, module_backed, npu
+
+
+def test_the_page_about_new_devices_names_every_member_of_the_contract() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "new-device.md").read_text()
+    lines = page.partition("Members of the contract")[2].partition("##")[0]
+    members = {name for name in dir(hal.Accelerator) if not name.startswith("_")}
+    assert set(re.findall(r"`(\w+)`", lines)) == members | set(hal.Accelerator.__annotations__)
 
 
 def test_the_host_counts_as_one_device_without_index() -> None:

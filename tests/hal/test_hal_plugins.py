@@ -24,6 +24,12 @@ class Abacus(CpuAccelerator):
 class Half(hal.Accelerator):
     name = "abacus"
 
+class Nameless(CpuAccelerator):
+    def __getattribute__(self, name):
+        if name in ("name", "ray_resource"):
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
 def stuck():
     raise hal.UnavailableError("the beads are stuck; oil them")
 
@@ -96,6 +102,7 @@ def announce(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         ("devices:leaving", "raised SystemExit: not with me"),
         ("devices:Half", "raised TypeError: .*abstract"),
         ("devices:DEVICE_COUNT", "does not load: AttributeError"),
+        ("devices:Nameless", "returned an accelerator without name, ray_resource"),
         ("devices:number", "returned 42, which is not a hal.Accelerator"),
         ("devices:other_name", "announces it as 'abacus', but it calls itself 'slide_rule'"),
         ("devices:stuck", "the beads are stuck; oil them"),
