@@ -1,28 +1,12 @@
-"""The process group is set up within a time limit, or not at all, with the reason."""
+"""The process group is set up within a time limit, or not at all, with the reason; the rest is in hal.testing."""
 
 import time
 from pathlib import Path
 
 import pytest
-import torch
 import torch.distributed as dist
-from hal_ranks import run_on_ranks
 
 import hal
-
-
-def sum_of_ranks_is_right(rank: int, world_size: int) -> None:
-    total = torch.tensor([rank], dtype=torch.bfloat16)
-    dist.all_reduce(total)
-    assert total.item() == sum(range(world_size))
-    with pytest.raises(hal.CommunicationError, match=f"this process is rank {rank} of {world_size}"):
-        hal.communication.initialize(
-            hal.choose("cpu"), rank=0, world_size=1, init_method="tcp://localhost:1", timeout_seconds=1
-        )
-
-
-def test_ranks_meet_and_a_second_group_is_refused(tmp_path: Path) -> None:
-    run_on_ranks(sum_of_ranks_is_right, 2, tmp_path)
 
 
 def test_a_missing_rank_is_an_error_within_the_time_limit(tmp_path: Path) -> None:
