@@ -5,6 +5,7 @@ torch_npu, which torch itself triggers: before it, the stand-ins for CANN's libr
 kernels take their places. It imports nothing but the standard library until then.
 """
 
+import contextlib
 import ctypes
 import importlib
 import importlib.abc
@@ -75,7 +76,9 @@ class _AroundImport(importlib.abc.Loader):
         for name in (FOLDER / "stand_ins.txt").read_text().split():
             # A library that is loaded is found by its name, wherever it came from.
             ctypes.CDLL(str(FOLDER / name), mode=ctypes.RTLD_GLOBAL)
-        self._loader.exec_module(module)
+        # torch_npu says on standard output that CANN's folder is not named; output belongs to the program.
+        with contextlib.redirect_stdout(sys.stderr):
+            self._loader.exec_module(module)
         install()
         bound_collectives()
 
