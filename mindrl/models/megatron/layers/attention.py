@@ -42,6 +42,9 @@ class CoreAttention(MegatronModule):
         self._context_group = (
             pg_collection.cp if pg_collection else parallel_state.get_context_parallel_group()
         )
+        # The kernel was chosen for the calls that these facts announce, and for no others.
+        self._serves_packed = selection.facts.packed
+        assert selection.facts.context_parallel_size == self._context_group.size()
 
     def forward(
         self,
@@ -56,6 +59,7 @@ class CoreAttention(MegatronModule):
         value_head_dim]. Packed: the same without the rows, tokens of all sequences one after the other."""
         assert attention_mask is None
         if packed_seq_params is not None:
+            assert self._serves_packed
             lengths = {
                 "cu_seqlens": packed_seq_params.cu_seqlens_q,
                 "max_seqlen": packed_seq_params.max_seqlen_q,

@@ -18,6 +18,7 @@ class LatentAttention(MLASelfAttention):
 
     def __init__(self, *args: Any, selection: Selection, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        assert selection.facts.rotary_interleaved
         self._rotary = selection.rotary
         self._cos_sin = CosSin(interleaved=True)
 
