@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
@@ -65,17 +64,24 @@ class TokenDispatcher(MoEAlltoAllTokenDispatcher):
     def _maybe_dtoh_and_synchronize(
         self, point: str, tokens_per_expert: torch.Tensor | None = None
     ) -> torch.Tensor | None:
-        """Bring the counts that the host needs to the host. Megatron's own leaves them on all devices but one
-        vendor's; on that one it does not wait for them until they are used."""
+        """Bring the counts that the host needs to the host. Megatron's own leaves them where they are on all devices
+        but one vendor's; there it copies beside other work, which this one waits for."""
         if point != self.cuda_dtoh_point:
             return tokens_per_expert
-        self.input_splits = _numbers(self.input_splits)
-        self.output_splits = _numbers(self.output_splits)
-        self.output_splits_tp = _numbers(self.output_splits_tp)
-        if self.num_local_experts > 1:
-            self.num_global_tokens_per_local_expert = self.num_global_tokens_per_local_expert.cpu()
-        return None if tokens_per_expert is None else tokens_per_expert.cpu()
+        splits = (self.input_splits, self.output_splits, self.output_splits_tp)
+        by_source = self.num_global_tokens_per_local_expert if self.num_local_experts > 1 else None
+        *on_host, tokens_per_expert, by_source = _on_host(*splits, tokens_per_expert, by_source)
+        self.input_splits, self.output_splits, self.output_splits_tp = (
+            None if counts is None else counts.numpy() for counts in on_host
+        )
+        if by_source is not None:
+            self.num_global_tokens_per_local_expert = by_source
+        return tokens_per_expert
 
 
-def _numbers(splits: torch.Tensor | None) -> np.ndarray | None:
-    return None if splits is None else splits.cpu().numpy()
+def _on_host(*counts: torch.Tensor | None) -> list[torch.Tensor | None]:
+    """Copies of those that are there, by one transfer."""
+    there = [count for count in counts if count is not None]
+    together = torch.cat([count.flatten() for count in there]).cpu()
+    parts = iter(together.split([count.numel() for count in there]))
+    return [None if count is None else next(parts).view(count.shape) for count in counts]
