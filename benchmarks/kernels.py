@@ -4,18 +4,20 @@
 
 Every provider that serves the model's facts computes the same workload (`kernel_workloads.py`), all of them in turn, many
 rounds; times are medians over rounds, taken with the accelerator's own events, forward (with a graph) and backward apart.
-An op whose forward pass does the backward pass's work too is compared by the sum.
+On a host that others use too, `--processor-time` counts the processor's time instead. An op whose forward pass does the
+backward pass's work too is compared by the sum.
 
 The machine's ceilings are measured in the same type, before each workload, and the best of the run counts: bytes a second
 of a copy or of a product in place, whichever is faster, much larger than the caches; and floating-point operations a
-second of a square matrix product. `of ceiling` is the least work that the result needs
-(see `kernel_workloads.py`) over the time, over the ceiling: 1 is as fast as the machine can, and small workloads that
-stay in the caches may exceed it. `best` names the provider with the least sum of both passes.
+second of a square matrix product. `of ceiling` is the least work that the result needs (see
+`kernel_workloads.py`) over the time, over the ceiling: 1 is as fast as the machine can, and small workloads that stay in
+the caches may exceed it. `best` names the provider, other than the reference, with the least sum of both passes.
 """
 
 import argparse
 import json
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,6 +27,28 @@ from kernel_workloads import SIZES, WORKLOADS, Bench, Work, Workload
 
 import hal
 from hal.kernels.registry import OPS, providers
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """How long a call takes."""
+
+    accelerator: hal.Accelerator
+    of_processor: bool
+    """Count the processor's time instead: on a host that others use too, with one thread."""
+
+    def time(self, call: Callable[[], Any]) -> tuple[Any, float]:
+        """What a call returns, and its milliseconds."""
+        if self.of_processor:
+            before = time.process_time()
+            return call(), 1e3 * (time.process_time() - before)
+        start, end = (self.accelerator.Event(enable_timing=True) for _ in range(2))
+        self.accelerator.synchronize()
+        start.record()
+        result = call()
+        end.record()
+        end.synchronize()
+        return result, start.elapsed_time(end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +65,18 @@ class Ceilings:
 
 
 def measure_ceilings(
-    accelerator: hal.Accelerator, dtype: torch.dtype, side: int, so_far: Ceilings, rounds: int = 3
+    clock: Clock, dtype: torch.dtype, side: int, so_far: Ceilings, rounds: int = 3
 ) -> Ceilings:
     """The best of several tries and of `so_far`: what neighbours take away is no property of the machine."""
-    source = torch.ones(side * side * 16, device=accelerator.device(), dtype=dtype)
+    source = torch.ones(side * side * 16, device=clock.accelerator.device(), dtype=dtype)
     target, num_bytes = torch.empty_like(source), 2 * source.numel() * source.itemsize
-    a, b = (torch.ones(side, side, device=accelerator.device(), dtype=dtype) for _ in range(2))
+    a, b = (torch.ones(side, side, device=clock.accelerator.device(), dtype=dtype) for _ in range(2))
     out = torch.empty_like(a)
     passes = [lambda: target.copy_(source), lambda: source.mul_(1)]
     for _ in range(rounds):
         # A machine may read what it is about to overwrite, which a product in place wants anyway.
-        milliseconds = min(timed(accelerator, step)[1] for step in passes)
-        product = timed(accelerator, lambda: torch.mm(a, b, out=out))[1]
+        milliseconds = min(clock.time(step)[1] for step in passes)
+        product = clock.time(lambda: torch.mm(a, b, out=out))[1]
         so_far = Ceilings(
             max(so_far.bytes_per_second, 1e3 * num_bytes / milliseconds),
             max(so_far.flops_per_second, 2e3 * side**3 / product),
@@ -60,22 +84,9 @@ def measure_ceilings(
     return so_far
 
 
-def timed(accelerator: hal.Accelerator, call: Callable[[], Any]) -> tuple[Any, float]:
-    """What a call returns, and its milliseconds."""
-    start, end = accelerator.Event(enable_timing=True), accelerator.Event(enable_timing=True)
-    accelerator.synchronize()
-    start.record()
-    result = call()
-    end.record()
-    end.synchronize()
-    return result, start.elapsed_time(end)
-
-
-def run_once(
-    accelerator: hal.Accelerator, function: Callable[..., Any], workload: Workload
-) -> tuple[float, float]:
+def run_once(clock: Clock, function: Callable[..., Any], workload: Workload) -> tuple[float, float]:
     """Milliseconds of forward and backward; 0 for a backward pass that the op lacks."""
-    output, forward = timed(accelerator, lambda: function(*workload.arguments, **workload.options))
+    output, forward = clock.time(lambda: function(*workload.arguments, **workload.options))
     if workload.backward is None:
         return forward, 0.0
     outputs = output if isinstance(output, tuple) else (output,)
@@ -84,28 +95,28 @@ def run_once(
         value for value in workload.arguments if isinstance(value, torch.Tensor) and value.requires_grad
     ]
     directions = [torch.ones_like(result) for result in results]
-    _, backward = timed(accelerator, lambda: torch.autograd.grad(results, wanted, directions))
+    _, backward = clock.time(lambda: torch.autograd.grad(results, wanted, directions))
     return forward, backward
 
 
-def measure(accelerator: hal.Accelerator, bench: Bench, workload: Workload, rounds: int) -> dict[str, Any]:
+def measure(clock: Clock, bench: Bench, workload: Workload, rounds: int) -> dict[str, Any]:
     """Medians of every provider that serves; which one was selected, and which is the best."""
     facts = bench.facts(workload.facts)
-    selected = hal.select(accelerator, facts).providers[workload.op]
+    selected = hal.select(clock.accelerator, facts).providers[workload.op]
     serving, reasons = {}, {}
     for provider in providers(workload.op):
-        reason = provider.why_not(accelerator, facts)
+        reason = provider.why_not(clock.accelerator, facts)
         if reason is None:
             serving[provider.name] = provider.function
         else:
             reasons[provider.name] = reason
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in serving}
     for function in serving.values():
-        run_once(accelerator, function, workload)
+        run_once(clock, function, workload)
     for turn in range(rounds):
         names = list(serving) if turn % 2 == 0 else list(serving)[::-1]
         for name in names:
-            times[name].append(run_once(accelerator, serving[name], workload))
+            times[name].append(run_once(clock, serving[name], workload))
     found = {name: _summary(workload, rows) for name, rows in times.items()}
     best = min(
         (name for name in found if name != "reference"),
@@ -156,7 +167,7 @@ def table(report: dict[str, Any]) -> str:
     """Markdown; a row a workload and provider, the selected one marked."""
     lines = [
         f"{report['device']}, torch {report['torch']}, {report['dtype']}, size {report['size']}, "
-        f"{report['threads']} host threads, {report['rounds']} rounds. Ceilings: copy "
+        f"{report['threads']} host threads, {report['rounds']} rounds, times of {report['clock']}. Ceilings: copy "
         f"{report['ceilings']['bytes_per_second'] / 1e9:.1f} GB/s, product "
         f"{report['ceilings']['flops_per_second'] / 1e12:.3f} TFLOP/s.",
         "",
@@ -192,8 +203,15 @@ def main() -> None:
     parser.add_argument("--ops", help=f"some of {','.join(OPS)}; default: all")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on the host")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="on a host that others use too: the processor's time, not the clock's",
+    )
     parser.add_argument("--json", action="store_true", help="for machines; reasons of providers too")
     args = parser.parse_args()
+    if args.processor_time and args.threads != 1:
+        parser.error("--processor-time adds up all threads; it needs --threads 1")
     names = args.ops.split(",") if args.ops else list(OPS)
     if unknown := sorted(set(names) - set(WORKLOADS)):
         parser.error(
@@ -202,6 +220,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     accelerator = hal.choose(args.accelerator)
     on_host = accelerator.device_type == "cpu"
+    if args.processor_time and not on_host:
+        parser.error(f"--processor-time is for the host, and this is {accelerator.name}")
     size, dtype = (
         args.size or ("small" if on_host else "large"),
         args.dtype or ("float32" if on_host else "bfloat16"),
@@ -209,11 +229,12 @@ def main() -> None:
     bench = Bench(SIZES[size], accelerator.device(), getattr(torch, dtype))
     accelerator.manual_seed(0)
     side = {"tiny": 64, "small": 2048, "large": 8192}[size]
+    clock = Clock(accelerator, args.processor_time)
     ceilings, workloads = Ceilings(0, 0), []
     for op in names:
         for workload in bench.of(op):
-            ceilings = measure_ceilings(accelerator, bench.dtype, side, ceilings)
-            workloads.append(measure(accelerator, bench, workload, args.rounds))
+            ceilings = measure_ceilings(clock, bench.dtype, side, ceilings)
+            workloads.append(measure(clock, bench, workload, args.rounds))
     for workload in workloads:
         add_shares(workload, ceilings)
     report: dict[str, Any] = {
@@ -224,6 +245,7 @@ def main() -> None:
         "dtype": dtype,
         "threads": args.threads,
         "rounds": args.rounds,
+        "clock": "processor" if args.processor_time else "events",
         "ceilings": asdict(ceilings),
         "workloads": workloads,
     }
