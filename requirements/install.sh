@@ -41,11 +41,15 @@ if [[ $accelerator == auto ]]; then
 fi
 venv=$root/.venv
 options=()
+startup=
 case $accelerator in
   cpu) sets=(requirements/cpu.txt); options=(--cpu-torch) ;;
   cuda) sets=(requirements/cuda.txt) ;;
   npu) sets=(requirements/npu-production.txt); options=(--resolve) ;;
-  npu-virtual) venv=$root/.venv-npu; sets=(requirements/npu-virtual.txt); options=(--cpu-torch) ;;
+  npu-virtual)
+    venv=$root/.venv-npu; sets=(requirements/npu-virtual.txt); options=(--cpu-torch)
+    # Read by Python at its start: the way by which torch_npu reaches the simulated runtime, or is left alone without it.
+    startup=hal/testing/virtual_npu/hal_virtual_npu.pth ;;
   *) echo "install.sh: --accelerator '$accelerator': there are sets for auto, cpu, cuda, npu, npu-virtual" >&2; exit 2 ;;
 esac
 grep -qs 'dev\.txt$' "$venv/mindrl-installed" && dev=true # once added, kept up to date
@@ -55,7 +59,7 @@ $dev && sets+=(requirements/dev.txt)
 record() {
   echo "accelerator $accelerator"
   echo "checkout $root"
-  sha256sum setup.py "${sets[@]}"
+  sha256sum setup.py ${startup:+"$startup"} "${sets[@]}"
 }
 
 if [[ -x $venv/bin/python ]] && record | cmp -s - "$venv/mindrl-installed"; then
@@ -94,9 +98,8 @@ echo "$accelerator" >"$venv/mindrl-accelerator"
 
 "$venv/bin/python" requirements/sync.py "${options[@]}" "${sets[@]}"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-if [[ $accelerator == npu-virtual ]]; then
-  # Read by Python at its start: the way by which torch_npu reaches the simulated runtime, or is left alone without it.
-  cp hal/testing/virtual_npu/hal_virtual_npu.pth "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+if [[ -n $startup ]]; then
+  cp "$startup" "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 fi
 record >"$venv/mindrl-installed"
 echo "set-up: ${venv##*/} is ready for $accelerator"

@@ -12,6 +12,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 needed_disk_mb=6000   # the environment of the CPU set (3.3 GB), pip's cache beside it, a run's output
 [[ $accelerator == cuda ]] && needed_disk_mb=16000
+[[ $accelerator == npu-virtual ]] && needed_disk_mb=4000
+venv=.venv
+[[ $accelerator == npu-virtual ]] && venv=.venv-npu
 needed_shm_mb=512     # Ray's object store
 needed_memory_mb=6000 # the quick start: two workers of 1.3 GB, Ray and the driver
 
@@ -90,7 +93,7 @@ memory_mb() {
 check_room() {
   local disk shm memory
   disk=$(free_mb "$root")
-  if [[ ! -e $root/.venv/mindrl-installed ]] && ((disk < needed_disk_mb)); then
+  if [[ ! -e $root/$venv/mindrl-installed ]] && ((disk < needed_disk_mb)); then
     refuse "disk space: $disk MB free in $root, $needed_disk_mb MB needed; free some, or clone to a larger disk"
   fi
   shm=$(size_mb /dev/shm)

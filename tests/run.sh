@@ -3,6 +3,7 @@
 #
 #   bash tests/run.sh [pytest arguments ...]        such as tests/config -k composition
 #
+# Without arguments, tests/npu/run.sh follows: what runs on the virtual NPU, in an environment of its own.
 # MINDRL_TEST_DATA names a folder with data/ and tokenizers/ for the tests that want real ones; they skip without it.
 set -euo pipefail
 
@@ -32,4 +33,7 @@ fi
 
 echo "== pytest"
 # Files stay whole, because tests of one file share what is costly to make.
-exec pytest -n 2 --dist loadfile "$@"
+status=0
+pytest -n 2 --dist loadfile "$@" || status=$?
+(($#)) || bash tests/npu/run.sh || status=$?
+exit "$status"

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Generator
@@ -20,12 +21,11 @@ HERE = Path(__file__).parent
 RUNTIME = "libvirtual_npu.so"
 SIMULATOR = "libvirtual_npu_simulator.so"
 STARTUP = "startup.py"
+ACL = "acl.py"
 STAND_INS = "stand_ins.txt"
 """Lists the stand-in libraries, which `startup.py` loads."""
 
 _COMPILERS = ("c++", "g++", "clang++")
-_DATA_BYTES = 4096
-"""Room for a datum whose size nobody knows: tables of virtual functions that are never called."""
 
 
 def folder_of_builds() -> Path:
@@ -83,12 +83,13 @@ def _alone(folder: Path) -> Generator[None]:
 def _fingerprint(wheel: Wheel, compiler: str) -> str:
     said = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout
     content = hashlib.sha256("\0".join((wheel.torch_version, wheel.version, str(wheel.site), said)).encode())
-    for source in sorted((*_sources(), HERE / "wheel.py", HERE / "builder.py", HERE / STARTUP)):
+    for source in sorted((*sources(), HERE / "wheel.py", HERE / "builder.py", HERE / STARTUP, HERE / ACL)):
         content.update(source.name.encode() + b"\0" + source.read_bytes())
     return content.hexdigest()[:16]
 
 
-def _sources() -> list[Path]:
+def sources() -> list[Path]:
+    """What is compiled, and the headers of it."""
     return [path for path in (HERE / "native").iterdir() if path.suffix in (".cpp", ".h")]
 
 
@@ -97,20 +98,24 @@ def _build_into(finished: Path) -> None:
     wheel, compiler = find_wheel(), find_compiler()
     needs = needs_of(wheel)
     print(
-        f"virtual NPU: building for torch_npu {wheel.version} ({len(needs.libraries)} libraries to stand in for)"
+        f"virtual NPU: building for torch_npu {wheel.version} ({len(needs.libraries)} libraries to stand in for)",
+        file=sys.stderr,
     )
-    with tempfile.TemporaryDirectory(dir=finished.parent, prefix=f"{finished.name}-") as temporary:
-        folder = Path(temporary)
-        folder.chmod(0o755)
+    folder = Path(tempfile.mkdtemp(dir=finished.parent, prefix=f"{finished.name}-"))
+    try:
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             simulator = pool.submit(_link_simulator, wheel, compiler, folder)
             _link_runtime(wheel, compiler, folder, needs, pool)
             simulator.result()
         shutil.copy(HERE / STARTUP, folder)
+        (folder / "python").mkdir()
+        shutil.copy(HERE / ACL, folder / "python")
         (folder / STAND_INS).write_text("\n".join(needs.libraries) + "\n")
-        shutil.copytree(folder, finished.with_suffix(".new"))
-        finished.with_suffix(".new").rename(finished)
-    print(f"virtual NPU: built in {time.monotonic() - start:.0f} s: {finished}")
+        folder.chmod(0o755)
+        folder.rename(finished)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted or failed build left
+    print(f"virtual NPU: built in {time.monotonic() - start:.0f} s: {finished}", file=sys.stderr)
 
 
 def _link_simulator(wheel: Wheel, compiler: str, folder: Path) -> None:
@@ -136,9 +141,7 @@ def _link_runtime(wheel: Wheel, compiler: str, folder: Path, needs: Needs, pool:
         return result
 
     written = list(
-        pool.map(
-            compiled, [path for path in _sources() if path.suffix == ".cpp" and path.stem != "simulator"]
-        )
+        pool.map(compiled, [path for path in sources() if path.suffix == ".cpp" and path.stem != "simulator"])
     )
     simulated = _names_in(written)
     rest = folder / "unsimulated.cpp"
@@ -162,16 +165,12 @@ def _names_in(objects: list[Path]) -> set[str]:
 
 
 def _unsimulated(needs: Needs, simulated: set[str]) -> str:
-    """C++ of every symbol that has no code of its own: functions say their name and fail, data is zeros."""
+    """C++ of every symbol that has no code of its own: it says its name and fails."""
     lines = ['extern "C" long virtual_npu_unsimulated(const char *);']
     for number, name in enumerate(name for name in needs.functions if name not in simulated):
         # A constructor or destructor of a C++ class (named _Z...) is called without a look at what it returns.
         body = "return 0;" if name.startswith("_Z") else f'return virtual_npu_unsimulated("{name}");'
         lines.append(f'extern "C" long f{number}() __asm__("{name}"); long f{number}() {{ {body} }}')
-    for number, name in enumerate(name for name in needs.data if name not in simulated):
-        lines.append(
-            f'extern "C" {{ extern char d{number}[] __asm__("{name}"); alignas(16) char d{number}[{_DATA_BYTES}]; }}'
-        )
     return "\n".join(lines) + "\n"
 
 

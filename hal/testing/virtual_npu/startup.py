@@ -136,4 +136,5 @@ def _later(subject: str, operator: str) -> Callable[..., Any]:
     return kernel
 
 
+sys.path.append(str(FOLDER / "python"))  # the module `acl`
 sys.meta_path.insert(0, TorchNpuFinder())

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from hal.errors import UnavailableError
@@ -34,13 +35,7 @@ class Needs:
     libraries: tuple[str, ...]
     """Names of shared libraries that nothing here provides."""
     functions: tuple[str, ...]
-    data: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Symbol:
-    name: str
-    is_data: bool
+    """Names of what those libraries define."""
 
 
 def find_wheel() -> Wheel:
@@ -64,8 +59,6 @@ def find_wheel() -> Wheel:
 
 
 def _site_of(package: str) -> Path:
-    from importlib.util import find_spec
-
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UnavailableError(f"the package {package} is installed but has no files; {_INSTALL}")
@@ -81,13 +74,15 @@ def needs_of(wheel: Wheel) -> Needs:
     present = {path.name for path in (*own, *torchs)} | _system_libraries()
     libraries = sorted({name for path in own for name in _needed(path)} - present)
     defined = {name for path in (*own, *torchs) for name in _defined(path)}
-    wanted = {symbol.name: symbol for path in own for symbol in _undefined(path)}
-    missing = [wanted[name] for name in sorted(wanted) if name not in defined]
-    return Needs(
-        tuple(libraries),
-        tuple(symbol.name for symbol in missing if not symbol.is_data),
-        tuple(symbol.name for symbol in missing if symbol.is_data),
-    )
+    missing = {
+        symbol: kind for path in own for symbol, kind in _undefined(path).items() if symbol not in defined
+    }
+    data = sorted(symbol for symbol, kind in missing.items() if kind in ("OBJECT", "TLS"))
+    if data:
+        raise UnavailableError(
+            f"the virtual NPU stands in for functions, and torch_npu {wheel.version} asks for data too: {', '.join(data)}"
+        )
+    return Needs(tuple(libraries), tuple(sorted(missing)))
 
 
 def _output(*command: str) -> Iterable[str]:
@@ -108,14 +103,16 @@ def _defined(library: Path) -> list[str]:
     return [line.split()[-1].split("@")[0] for line in lines if line]
 
 
-def _undefined(library: Path) -> list[_Symbol]:
-    """Symbols that must come from elsewhere, less those of the C and C++ runtimes (which carry a version) and Python's."""
-    symbols: list[_Symbol] = []
+def _undefined(library: Path) -> dict[str, str]:
+    """Symbols that must come from elsewhere, and their kinds: FUNC, OBJECT, ...
+
+    Less those of the C and C++ runtimes, which carry a version, and Python's."""
+    symbols: dict[str, str] = {}
     for line in _output("readelf", "--dyn-syms", "-W", str(library)):
         words = line.split()
         if len(words) < 8 or words[6] != "UND" or words[4] != "GLOBAL":
             continue
         kind, name = words[3], words[7]
         if "@" not in name and not re.match(r"_?Py", name):
-            symbols.append(_Symbol(name, kind == "OBJECT" or name.startswith(("_ZTV", "_ZTI", "_ZTS"))))
+            symbols[name] = kind
     return symbols
