@@ -1,6 +1,7 @@
 """Experts and latent attention by the HAL's spec provider: losses and gradients are transformers', in every layout."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -108,14 +109,20 @@ def test_checkpoints_hold_experts_as_if_each_were_a_module() -> None:
         assert ours == modules
 
 
-def latent_attention_without_sequence_parallelism() -> str:
+def refusal_of_latent_attention(tensor: int, settings: dict[str, Any]) -> str:
     try:
-        MegatronModel("deepseek-v3", Layout(tensor=2), sequence_parallel=False)
+        MegatronModel("deepseek-v3", Layout(tensor=tensor), **settings)
     except RequestError as error:
         return str(error)
     return ""
 
 
 def test_latent_attention_that_would_have_wrong_gradients_is_refused() -> None:
-    for refusal in run_distributed(latent_attention_without_sequence_parallelism, 2):
+    for refusal in run_distributed(refusal_of_latent_attention, 2, 2, {"sequence_parallel": False}):
         assert "set actor.sequence_parallel to true" in refusal
+
+
+def test_a_part_of_latent_attention_that_would_not_be_recomputed_is_refused() -> None:
+    settings = {"recompute_granularity": "selective", "recompute_modules": ["mla_up_proj"]}
+    [refusal] = run_distributed(refusal_of_latent_attention, 1, 1, settings)
+    assert "leave it out, or set recompute_granularity to full" in refusal
