@@ -1,5 +1,6 @@
 // Devices, contexts, facts about them, and the last error.
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -14,6 +15,7 @@ namespace virtual_npu {
 namespace {
 
 thread_local int current = 0;
+std::atomic<uint64_t> in_use = 0;  // by bit: devices that a thread of this process has made its own
 thread_local std::string recent_error;
 
 constexpr intptr_t kFirstContext = 0x1000;  // contexts are opaque; this one stands for device 0
@@ -107,8 +109,10 @@ aclError aclrtGetDeviceCount(uint32_t *count) {
 
 aclError aclrtSetDevice(int32_t device) {
   const aclError error = check_device(device);
-  if (error == ACL_SUCCESS) current = device;
-  return error;
+  if (error != ACL_SUCCESS) return error;
+  current = device;
+  in_use |= uint64_t{1} << device;
+  return ACL_SUCCESS;
 }
 
 aclError aclrtResetDevice(int32_t device) { return check_device(device); }
@@ -129,8 +133,9 @@ aclError aclrtSetCurrentContext(aclrtContext context) {
 
 aclError aclrtGetPrimaryCtxState(int32_t device, uint32_t *flags, int32_t *active) {
   if (flags != nullptr) *flags = 0;
-  if (active != nullptr) *active = 1;
-  return check_device(device);
+  const aclError error = check_device(device);
+  if (active != nullptr) *active = error == ACL_SUCCESS && (in_use >> device & 1) != 0;
+  return error;
 }
 
 aclError aclrtGetLogicDevIdByUserDevId(const int32_t user_device, int32_t *const device) {
