@@ -69,23 +69,31 @@ def test_it_passes_the_conformance_suite(tmp_path: Path, environment: Environmen
     assert " passed" in done.stdout.splitlines()[-1]
 
 
-def test_grpo_runs_on_it(tmp_path: Path, environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def request_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with run.yaml and what it starts from."""
     monkeypatch.chdir(tmp_path)
     write_files(tmp_path)
-    done = run(
-        tmp_path,
-        environment,
-        "mindrl",
-        "train",
-        "run.yaml",
-        "hal.accelerator=abacus",
-        "trainer.total_steps=2",
-    )
+    return tmp_path
+
+
+def test_grpo_runs_on_it_by_itself(request_files: Path, environment: Environment) -> None:
+    done = run(request_files, environment, "mindrl", "train", "run.yaml", "trainer.total_steps=2")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert "accelerator auto is abacus" in done.stdout + done.stderr
+    rows = [json.loads(line) for line in (request_files / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
     assert all(row["logprob_gap/max"] < 1e-4 for row in rows)
-    facts = json.loads((tmp_path / "run" / "hal.json").read_text())
+    facts = json.loads((request_files / "run" / "hal.json").read_text())
     assert facts["accelerator"] == "abacus"
     assert facts["description"] == "an abacus of 70 beads"
     assert facts["kernels"]["swiglu"]["provider"] == "by_hand"
+
+
+def test_a_worker_that_does_not_see_it_says_so_and_takes_no_other_device(
+    request_files: Path, environment: Environment
+) -> None:
+    done = run(request_files, environment, "mindrl", "train", "run.yaml", "cluster.env={ABACUS_BEADS: ''}")
+    assert done.returncode == 1
+    assert "accelerator 'abacus' was asked for, but it can't be used here" in done.stderr
+    assert "abacus: no abacus is connected: ABACUS_BEADS is not set" in done.stderr
