@@ -38,6 +38,15 @@ EXPECTED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 """By torch's name for the kind of device, by op."""
 
+WHERE_INSTALLED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "cuda": {
+        "attention": ("flash_attn",),
+        "rms_norm": ("liger", "transformer_engine"),
+        "swiglu": ("liger", "transformer_engine"),
+    },
+}
+"""The same for providers whose package is somebody's choice: without it, they say that it is not installed."""
+
 
 def expected(device_type: str, op: str) -> tuple[str, ...]:
     """Names of the providers that must serve, the reference among them."""

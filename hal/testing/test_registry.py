@@ -4,11 +4,12 @@ import pytest
 import torch
 
 import hal
-from hal.kernels.registry import OPS, Op, check_signature, providers
+from hal.kernels.provider import NotInstalled
+from hal.kernels.registry import OPS, Op, check_signature, plug_ins, providers
 from hal.kernels.selection import Selection
 from hal.kernels.tolerances import TOLERANCES
 from hal.testing.cases import DTYPES, Case, why_not
-from hal.testing.expected import EXPECTED, expected
+from hal.testing.expected import EXPECTED, WHERE_INSTALLED, expected
 
 
 def test_an_op_has_samples_of_different_names(op: Op) -> None:
@@ -59,16 +60,37 @@ def test_the_reference_has_the_gradient_of_what_it_computes(op: Op) -> None:
         assert torch.autograd.gradcheck(results, inputs, fast_mode=True), sample.name
 
 
-def test_every_expected_provider_serves(accelerator: hal.Accelerator, op: Op) -> None:
+def reasons_against(accelerator: hal.Accelerator, op: Op, name: str) -> set[str | None]:
+    """Of one provider, over all samples and types; None among them where it serves."""
     registered = {provider.name: provider for provider in providers(op.name)}
+    assert name in registered, f"there is no provider {name} of op {op.name} any more"
+    return {
+        why_not(Case(accelerator, registered[name], sample, dtype))
+        for sample in op.samples()
+        for dtype in DTYPES
+    }
+
+
+def test_every_expected_provider_serves(accelerator: hal.Accelerator, op: Op) -> None:
     for name in expected(accelerator.device_type, op.name):
-        assert name in registered, f"there is no provider {name} of op {op.name} any more"
-        reasons = {
-            why_not(Case(accelerator, registered[name], sample, dtype))
-            for sample in op.samples()
-            for dtype in DTYPES
-        }
+        reasons = reasons_against(accelerator, op, name)
         assert None in reasons, f"{name} serves no sample of op {op.name}: {reasons}"
+
+
+def test_every_provider_from_a_library_serves_or_misses_its_package(
+    accelerator: hal.Accelerator, op: Op
+) -> None:
+    for name in WHERE_INSTALLED.get(accelerator.device_type, {}).get(op.name, ()):
+        reasons = reasons_against(accelerator, op, name)
+        missing = any(isinstance(reason, NotInstalled) for reason in reasons)
+        assert missing or None in reasons, f"{name} serves no sample of op {op.name}: {reasons}"
+
+
+def test_the_tables_name_every_provider_there_is(op: Op) -> None:
+    tables = (*EXPECTED.values(), *WHERE_INSTALLED.values())
+    named = {name for table in tables for name in table.get(op.name, ())} | {"reference"}
+    added = {provider.name for provider in plug_ins().providers if provider.op == op.name}
+    assert {provider.name for provider in providers(op.name)} - added == named
 
 
 def test_the_table_of_expected_providers_knows_every_op() -> None:
