@@ -119,10 +119,11 @@ def _build_into(finished: Path) -> None:
 
 
 def _link_simulator(wheel: Wheel, compiler: str, folder: Path) -> None:
-    torch = wheel.site / "torch"
+    torch, torch_npu = wheel.site / "torch", wheel.site / "torch_npu"
     _compile(
         compiler, "-std=c++20", "-O1", "-fPIC", "-shared", "-w", f"-I{torch}/include", f"-L{torch}/lib",
-        f"-Wl,-rpath,{torch}/lib", str(HERE / "native/simulator.cpp"), "-o", str(folder / SIMULATOR), "-ltorch_cpu", "-lc10",
+        f"-L{torch_npu}/lib", f"-Wl,-rpath,{torch}/lib:{torch_npu}/lib", str(HERE / "native/simulator.cpp"),
+        "-o", str(folder / SIMULATOR), "-ltorch_cpu", "-lc10", "-ltorch_npu",
     )  # fmt: skip
 
 

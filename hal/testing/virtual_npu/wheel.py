@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hal.errors import UnavailableError
 
-SUPPORTED = ("2.13.0",)
+SUPPORTED = ("2.10.0.post4", "2.13.0")
 """Versions of torch_npu whose needs the simulated runtime was written for."""
 
 _INSTALL = (

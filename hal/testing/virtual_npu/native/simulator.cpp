@@ -17,6 +17,11 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/library.h>
 
+// torch_npu's own. torch_npu 2.10 does not announce its generators to torch, which would know them otherwise.
+namespace at_npu::detail {
+const at::Generator &getDefaultNPUGenerator(c10::DeviceIndex device);
+}
+
 namespace {
 
 constexpr auto kNpu = c10::DeviceType::PrivateUse1;
@@ -153,7 +158,7 @@ class HostCall {
   // A number that follows the generator's seed and offset, and moves the offset on.
   uint64_t next_seed() {
     at::Generator generator =
-        generator_.defined() ? generator_ : at::globalContext().defaultGenerator(*device_);
+        generator_.defined() ? generator_ : at_npu::detail::getDefaultNPUGenerator(device_->index());
     const std::lock_guard lock(generator.mutex());
     const uint64_t seed = generator.current_seed(), offset = generator.get_offset();
     generator.set_offset(offset + 4);
@@ -272,7 +277,7 @@ int64_t install() {
 
 // Seed and offset of a device's default generator, whose offset moves on: what a kernel with dropout draws from.
 std::tuple<int64_t, int64_t> draw(int64_t device) {
-  at::Generator generator = at::globalContext().defaultGenerator(c10::Device(kNpu, static_cast<c10::DeviceIndex>(device)));
+  at::Generator generator = at_npu::detail::getDefaultNPUGenerator(static_cast<c10::DeviceIndex>(device));
   const std::lock_guard lock(generator.mutex());
   const uint64_t offset = generator.get_offset();
   generator.set_offset(offset + 4);
