@@ -36,7 +36,7 @@ def refusal(path: Path, *overrides: str) -> str:
             "trainer.total_steps: found true, expected something other than a truth",
         ),
         ("actor.optimizer.lr=.nan", "actor.optimizer.lr: found nan, expected a finite number"),
-        ("rollout.engine=vlm", "rollout.engine: found 'vlm', expected 'auto', 'vllm' or 'hf'"),
+        ("rollout.engine=vlm", "rollout.engine: found 'vlm', expected 'auto', 'vllm', 'hf' or 'replay'"),
         ("actor.optimizer=3", "actor.optimizer: found 3, expected a section with name, lr"),
         ("reward.functions=[]", "reward.functions: empty; it needs at least one entry"),
         ("data.train=[]", "data.train: empty; it needs at least one entry"),

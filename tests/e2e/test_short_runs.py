@@ -84,4 +84,5 @@ def test_a_run_that_replays_anothers_samples_gives_identical_metrics(train: Trai
 
 def test_a_learning_rate_of_zero_changes_nothing(train: Train):
     rows = train("actor.optimizer.lr=0", "trainer.total_steps=2")
-    assert all(row["kl/reference"] == 0 for row in rows)
+    # Not exactly 0: the update takes its log-probs along with the loss, and their sums in another order.
+    assert max(row["kl/reference"] for row in rows) < 1e-12
