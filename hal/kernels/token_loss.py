@@ -47,8 +47,8 @@ def reference(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Sum of `loss_of` over all tokens, and what it was taken of: log-probs and entropies [tokens], detached.
 
-    Tensors, options and gradients are those of `token_log_probs`, and so are the numbers of a provider of the same
-    name. Because no token's loss depends on another token, a provider may form the gradients of `hidden` and `weight`
+    Tensors, options and gradients are those of `token_log_probs`; so are the numbers of a provider of the same name,
+    but for rounding. Because no token's loss depends on another token, a provider may form the gradients of `hidden` and `weight`
     along with the loss, three matrix products instead of four, and scale them in the backward pass, of which there
     is one. Such gradients are rounded to the type of `hidden` before they are scaled: in float16, let losses be of the
     size of 1 a token and weigh their sum. With a `group`, `loss_of` is called alike on all ranks."""
