@@ -1,14 +1,18 @@
 """Whether stored weights are those of a model: every tensor there, of the right shape, and in files that exist."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from mindrl.checkpoint.byte_plan import StoredTensor
-from mindrl.checkpoint.safetensors_files import read_model
-from mindrl.checkpoint.torch_dist import GlobalTensor, read_directory
+from mindrl.checkpoint.formats.safetensors_files import read_model
+from mindrl.checkpoint.formats.torch_dist import GlobalTensor, read_directory
 from mindrl.errors import RequestError
-from mindrl.weight_maps import Architecture, TensorRule, WeightMap, weight_map
+from mindrl.weight_maps import Architecture, Place, TensorRule, WeightMap, weight_map
 
+_STACKED_LAYERS = "decoder.layers."
+_LAYER = re.compile(r"decoder\.layers\.\d+\.")
 _ROTARY_BUFFER = "rotary_emb.inv_freq"
 """Old Llama files hold this; it is computed, not learned."""
 
@@ -22,8 +26,8 @@ def check_checkpoint(arch: Architecture, checkpoint: Path) -> None:
     """`RequestError` unless a `torch_dist` directory holds the model; reads its metadata only."""
     saved = read_directory(checkpoint)
     weights = weight_map(arch)
-    tensors = [find_tensor(rule, saved, weights) for rule in weights.rules]
-    files = sorted({chunk.file for tensor in tensors for chunk in tensor.chunks})
+    tensors = {(found := find_tensor(rule, saved, weights).tensor).key: found for rule in weights.rules}
+    files = sorted({chunk.file for tensor in tensors.values() for chunk in tensor.chunks})
     missing = [name for name in files if not (checkpoint / name).is_file()]
     if missing:
         raise RequestError(
@@ -56,25 +60,41 @@ def expected_tensors(
     return {name: stored[name] for name in expected}, tuple(notes)
 
 
-def find_tensor(rule: TensorRule, saved: Mapping[str, GlobalTensor], weights: WeightMap) -> GlobalTensor:
-    """The rule's tensor in the checkpoint: stacked over layers, or one per layer."""
-    per_layer = rule.checkpoint_key.replace("decoder.layers.", f"decoder.layers.{rule.layer}.", 1)
-    for key, leading in ((rule.checkpoint_key, rule.layer is not None), (per_layer, False)):
-        if key in saved:
-            tensor = saved[key]
-            shape = tensor.shape[1:] if leading else tensor.shape
-            stacked_right = not leading or tensor.shape[0] == weights.architecture.num_layers
-            if not stacked_right or not _fits(rule, shape):
-                raise RequestError(
-                    f"Checkpoint tensor {key} has shape {tensor.shape}; config.json wants "
-                    f"{rule.megatron_shape} in each of {weights.architecture.num_layers} layers. "
-                    "Is this the config.json of the checkpoint's model (--hf-dir)?"
-                )
-            return tensor
+@dataclass(frozen=True, slots=True)
+class SavedTensor:
+    """A checkpoint's tensor, and the place of one weight in it."""
+
+    tensor: GlobalTensor
+    index: tuple[int, ...]
+    """Along the leading dimensions that stack weights; the dimensions that follow are the weight's own."""
+
+
+def find_tensor(rule: TensorRule, saved: Mapping[str, GlobalTensor], weights: WeightMap) -> SavedTensor:
+    """The rule's tensor in the checkpoint: stacked over layers and experts, or one per layer, under any of its keys."""
+    for key, places in _names(rule):
+        if key not in saved:
+            continue
+        tensor, stack = saved[key], tuple(place.size for place in places)
+        if tensor.shape[: len(stack)] != stack or not _fits(rule, tensor.shape[len(stack) :]):
+            raise RequestError(
+                f"Checkpoint tensor {key} has shape {tensor.shape}; config.json wants "
+                f"{(*stack, *rule.megatron_shape)}. "
+                "Is this the config.json of the checkpoint's model (--hf-dir)?"
+            )
+        return SavedTensor(tensor, tuple(place.index for place in places))
     raise RequestError(
-        f"The checkpoint has no tensor {rule.checkpoint_key}, nor {per_layer}, which a "
+        f"The checkpoint has no tensor {', nor '.join(key for key, _ in _names(rule))}, which a "
         f"{weights.architecture.model_type} model needs. Is this the config.json of the checkpoint's model (--hf-dir)?"
     )
+
+
+def _names(rule: TensorRule) -> Iterator[tuple[str, tuple[Place, ...]]]:
+    """Keys that Megatron stores the tensor under, each with what is stacked there."""
+    layer = _LAYER.match(rule.megatron_name)
+    for key in (rule.checkpoint_key, *rule.other_keys):
+        yield key, rule.stacked_at
+        if layer is not None and key.startswith(_STACKED_LAYERS):
+            yield layer[0] + key.removeprefix(_STACKED_LAYERS), rule.stacked_at[1:]
 
 
 def _fits(rule: TensorRule, shape: tuple[int, ...]) -> bool:

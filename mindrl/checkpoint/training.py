@@ -25,8 +25,8 @@ from torch.distributed.checkpoint import CheckpointException, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from mindrl.checkpoint import directories
-from mindrl.checkpoint.torch_dist import read_archives
-from mindrl.checkpoint.torch_zip import find_damage
+from mindrl.checkpoint.formats.torch_dist import read_archives
+from mindrl.checkpoint.formats.torch_zip import find_damage
 from mindrl.errors import RequestError
 
 

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     notes = _answers(args)
     start = time.monotonic()
     # Imported here because it takes torch, and `--help` must not.
-    from mindrl.checkpoint.convert import convert_hf_to_mcore, convert_mcore_to_hf
+    from mindrl.checkpoint.conversion.convert import convert_hf_to_mcore, convert_mcore_to_hf
 
     dtype = DTYPES.get(args.params_dtype)
     if args.load_model_type == "hf":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindrl.checkpoint.directories import TRACKER_NAME, latest_iteration
-from mindrl.checkpoint.torch_dist import read_keys
+from mindrl.checkpoint.formats.torch_dist import read_keys
 from mindrl.config import load
 from mindrl.config.base import Section
 from mindrl.config.schema import Config

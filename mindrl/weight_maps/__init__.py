@@ -12,7 +12,7 @@ from mindrl.errors import RequestError
 from mindrl.weight_maps import deepseek_v3, llama, qwen2, qwen3, qwen3_moe
 from mindrl.weight_maps.architecture import Architecture, LatentAttention, MixtureOfExperts, read_config
 from mindrl.weight_maps.dense import whole_model
-from mindrl.weight_maps.rules import HfTensor, RowBlock, TensorRule, WeightMap
+from mindrl.weight_maps.rules import HfTensor, Place, RowBlock, TensorRule, WeightMap
 
 __all__ = [
     "FAMILIES",
@@ -21,6 +21,7 @@ __all__ = [
     "HfTensor",
     "LatentAttention",
     "MixtureOfExperts",
+    "Place",
     "RowBlock",
     "TensorRule",
     "WeightMap",

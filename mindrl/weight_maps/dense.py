@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from mindrl.weight_maps.architecture import Architecture
-from mindrl.weight_maps.rules import HfTensor, Partition, RowBlock, TensorRule
+from mindrl.weight_maps.rules import HfTensor, Partition, Place, RowBlock, TensorRule
 
 LayerTensors = Callable[[Architecture, int], Iterable[TensorRule]]
 
@@ -32,6 +32,7 @@ def vocabulary(arch: Architecture, megatron_name: str, hf_name: str) -> TensorRu
 def input_norm(arch: Architecture, layer: int) -> Iterable[TensorRule]:
     """Norm before attention. Checkpoints name it as part of the projection that follows, as the fused one is."""
     yield _layer_tensor(
+        arch,
         layer,
         "input_layernorm.weight",
         "input_layernorm.weight",
@@ -46,6 +47,7 @@ def attention(arch: Architecture, layer: int) -> Iterable[TensorRule]:
     if arch.qkv_bias:
         yield _qkv(arch, layer, "bias")
     yield _layer_tensor(
+        arch,
         layer,
         "self_attention.linear_proj.weight",
         "self_attn.o_proj.weight",
@@ -58,6 +60,7 @@ def qk_norms(arch: Architecture, layer: int) -> Iterable[TensorRule]:
     """Norms over each query and key head."""
     for letter in "qk":
         yield _layer_tensor(
+            arch,
             layer,
             f"self_attention.{letter}_layernorm.weight",
             f"self_attn.{letter}_norm.weight",
@@ -68,6 +71,7 @@ def qk_norms(arch: Architecture, layer: int) -> Iterable[TensorRule]:
 def mlp_norm(arch: Architecture, layer: int) -> Iterable[TensorRule]:
     """Norm before the MLP; its name in checkpoints as with `input_norm`."""
     yield _layer_tensor(
+        arch,
         layer,
         "pre_mlp_layernorm.weight",
         "post_attention_layernorm.weight",
@@ -82,7 +86,7 @@ def gated_mlp(arch: Architecture, layer: int) -> Iterable[TensorRule]:
     yield TensorRule(
         megatron_name=f"decoder.layers.{layer}.mlp.linear_fc1.weight",
         checkpoint_key="decoder.layers.mlp.linear_fc1.weight",
-        layer=layer,
+        stacked_at=(Place(layer, arch.num_layers),),
         hf=tuple(
             HfTensor(f"model.layers.{layer}.mlp.{half}_proj.weight", (width, arch.hidden_size))
             for half in ("gate", "up")
@@ -91,7 +95,7 @@ def gated_mlp(arch: Architecture, layer: int) -> Iterable[TensorRule]:
         partition="gated_rows",
     )
     yield _layer_tensor(
-        layer, "mlp.linear_fc2.weight", "mlp.down_proj.weight", (arch.hidden_size, width), "columns"
+        arch, layer, "mlp.linear_fc2.weight", "mlp.down_proj.weight", (arch.hidden_size, width), "columns"
     )
 
 
@@ -111,7 +115,7 @@ def _qkv(arch: Architecture, layer: int, kind: str) -> TensorRule:
     return TensorRule(
         megatron_name=f"decoder.layers.{layer}.self_attention.linear_qkv.{kind}",
         checkpoint_key=f"decoder.layers.self_attention.linear_qkv.{kind}",
-        layer=layer,
+        stacked_at=(Place(layer, arch.num_layers),),
         hf=tuple(
             HfTensor(f"model.layers.{layer}.self_attn.{letter}_proj.{kind}", (num_rows, *columns))
             for letter, num_rows in rows.items()
@@ -122,6 +126,7 @@ def _qkv(arch: Architecture, layer: int, kind: str) -> TensorRule:
 
 
 def _layer_tensor(
+    arch: Architecture,
     layer: int,
     megatron_name: str,
     hf_name: str,
@@ -136,7 +141,7 @@ def _layer_tensor(
         shape,
         partition,
         checkpoint_key=f"decoder.layers.{checkpoint_name or megatron_name}",
-        layer=layer,
+        stacked_at=(Place(layer, arch.num_layers),),
     )
 
 
@@ -147,13 +152,13 @@ def _one_to_one(
     partition: Partition,
     *,
     checkpoint_key: str | None = None,
-    layer: int | None = None,
+    stacked_at: tuple[Place, ...] = (),
     pads_vocabulary: bool = False,
 ) -> TensorRule:
     return TensorRule(
         megatron_name=megatron_name,
         checkpoint_key=checkpoint_key or megatron_name,
-        layer=layer,
+        stacked_at=stacked_at,
         hf=(HfTensor(hf_name, shape),),
         blocks=(RowBlock(0, 0, shape[0]),),
         partition=partition,

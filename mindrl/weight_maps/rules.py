@@ -39,15 +39,24 @@ class RowBlock:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Number `index` of `size` along a leading dimension of a checkpoint's tensor."""
+
+    index: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class TensorRule:
     """One Megatron tensor and the Hugging Face tensors whose rows it holds, each row exactly once."""
 
     megatron_name: str
-    """Parameter name in a GPTModel of local spec, with the absolute layer index."""
+    """Parameter name in a GPTModel of local spec, with the absolute index of its layer; of an expert's, as in
+    `decoder.layers.3.mlp.experts.7.linear_fc1.weight`, with the expert's too."""
     checkpoint_key: str
-    """Name in a `torch_dist` checkpoint; shared by all layers, which are stacked along a leading dimension."""
-    layer: int | None
-    """Index along that dimension, None for a tensor outside the layers."""
+    """Name in a `torch_dist` checkpoint, shared by all tensors that are stacked there."""
+    stacked_at: tuple[Place, ...]
+    """This tensor's place along the leading dimensions of the stack: of layers, of experts, of both or of neither."""
     hf: tuple[HfTensor, ...]
     """Sources; all have the same number of columns."""
     blocks: tuple[RowBlock, ...]
@@ -57,6 +66,17 @@ class TensorRule:
     its gate half and its up half separately."""
     pads_vocabulary: bool = False
     """Megatron may hold more rows than these: padding below the last row, cut off on the way back."""
+    other_keys: tuple[str, ...] = ()
+    """Keys under which checkpoints hold the same tensor for other layer specs: converted ones have it under all."""
+    expert: int | None = None
+    """The routed expert that it belongs to: it lies on that expert's ranks, and expert tensor parallelism cuts it."""
+    keeps_dtype: bool = False
+    """Its type stays as it is whatever type weights are converted to: it is no parameter (a router's bias)."""
+
+    @property
+    def checkpoint_shape(self) -> Shape:
+        """Of the stack in a checkpoint, unpadded."""
+        return (*(place.size for place in self.stacked_at), *self.megatron_shape)
 
     @property
     def megatron_shape(self) -> Shape:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mindrl.checkpoint.torch_dist import read_keys
+from mindrl.checkpoint.formats.torch_dist import read_keys
 from mindrl.checkpoint.training import load_checkpoint, save_checkpoint
 from mindrl.config.schema import Config
 from mindrl.models.backend import Part

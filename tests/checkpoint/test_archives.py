@@ -11,9 +11,9 @@ import torch
 from hf_models import write_model
 from torch.distributed.checkpoint import FileSystemReader
 
-from mindrl.checkpoint.convert import convert_hf_to_mcore
-from mindrl.checkpoint.torch_dist import read_directory
-from mindrl.checkpoint.torch_zip import TensorArchive, locate_tensor
+from mindrl.checkpoint.conversion.convert import convert_hf_to_mcore
+from mindrl.checkpoint.formats.torch_dist import read_directory
+from mindrl.checkpoint.formats.torch_zip import TensorArchive, locate_tensor
 from mindrl.errors import RequestError
 
 dtypes = pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

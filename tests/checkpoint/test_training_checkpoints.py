@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import hal
 from mindrl.algorithms.objective import PolicyObjective
-from mindrl.checkpoint.convert import convert_hf_to_mcore, convert_mcore_to_hf
+from mindrl.checkpoint.conversion.convert import convert_hf_to_mcore, convert_mcore_to_hf
 from mindrl.checkpoint.directories import latest_iteration
 from mindrl.checkpoint.training import load_checkpoint, save_checkpoint
 from mindrl.data.records import FloatArray, Sample

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mindrl.checkpoint.directories import write_tracker
-from mindrl.checkpoint.torch_dist import Chunk, GlobalTensor, SavedObject, metadata_bytes
+from mindrl.checkpoint.formats.torch_dist import Chunk, GlobalTensor, SavedObject, metadata_bytes
 from mindrl.cli.main import main
 from mindrl.config import dump
 from mindrl.config.names import keys

@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from mindrl.checkpoint import directories
 from mindrl.checkpoint.byte_plan import CopyPlan
-from mindrl.checkpoint.copying import carry_out
+from mindrl.checkpoint.conversion.copying import carry_out
+from mindrl.checkpoint.conversion.hf_to_mcore import plan_hf_to_mcore
+from mindrl.checkpoint.conversion.mcore_to_hf import LARGEST_FILE_BYTES, plan_mcore_to_hf
 from mindrl.checkpoint.expected import expected_tensors
-from mindrl.checkpoint.hf_to_mcore import plan_hf_to_mcore
-from mindrl.checkpoint.mcore_to_hf import LARGEST_FILE_BYTES, plan_mcore_to_hf
-from mindrl.checkpoint.safetensors_files import INDEX_NAME, read_model
-from mindrl.checkpoint.torch_dist import METADATA_NAME, metadata_bytes, read_directory
+from mindrl.checkpoint.formats.safetensors_files import INDEX_NAME, read_model
+from mindrl.checkpoint.formats.torch_dist import METADATA_NAME, metadata_bytes, read_directory
 from mindrl.errors import RequestError
 from mindrl.weight_maps import Architecture, read_architecture, weight_map
 from mindrl.weight_maps.architecture import read_config

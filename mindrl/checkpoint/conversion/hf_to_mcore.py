@@ -9,8 +9,8 @@ from math import prod
 import torch
 
 from mindrl.checkpoint.byte_plan import ITEM_SIZES, CopyPlan, OutputFile, Record, StoredTensor, Tile
-from mindrl.checkpoint.torch_dist import Chunk, GlobalTensor, SavedObject
-from mindrl.checkpoint.torch_zip import TensorArchive
+from mindrl.checkpoint.formats.torch_dist import Chunk, GlobalTensor, SavedObject
+from mindrl.checkpoint.formats.torch_zip import TensorArchive
 from mindrl.errors import RequestError
 from mindrl.weight_maps import Architecture, TensorRule, WeightMap
 
@@ -37,7 +37,6 @@ def plan_hf_to_mcore(
     tensor_parallel_size: int | None,
 ) -> McorePlan:
     """`stored`: exactly the map's tensors; `dtype`: of the result, or None to keep the source's."""
-    layers = weights.architecture.num_layers
     writer = _Writer()
     objects = tuple(writer.add_object(key) for key in _extra_state_keys(weights.architecture))
     chunks: dict[str, list[Chunk]] = {}
@@ -54,7 +53,7 @@ def plan_hf_to_mcore(
             chunk = writer.add_tensor(rule, part, sources, rule_dtype)
             chunks.setdefault(rule.checkpoint_key, []).append(chunk)
     tensors = tuple(
-        GlobalTensor(key, _global_shape(rule, layers), dtypes[key], tuple(chunks[key]))
+        GlobalTensor(key, rule.checkpoint_shape, dtypes[key], tuple(chunks[key]))
         for key, rule in {rule.checkpoint_key: rule for rule in weights.rules}.items()
     )
     return McorePlan(CopyPlan(tuple(stored.values()), writer.files()), tensors, objects)
@@ -94,8 +93,8 @@ class _Writer:
         sizes, offsets = (part.num_rows,), (part.row,)
         if len(rule.megatron_shape) > 1:
             sizes, offsets = (*sizes, part.num_columns), (*offsets, part.column)
-        if rule.layer is not None:
-            sizes, offsets = (1, *sizes), (rule.layer, *offsets)
+        sizes = (*(1 for _ in rule.stacked_at), *sizes)
+        offsets = (*(place.index for place in rule.stacked_at), *offsets)
         archive = TensorArchive(sizes, dtype)
         length = archive.head_size + prod(sizes) * ITEM_SIZES[dtype] + archive.tail_size
         name, offset = self._place(length)
@@ -188,10 +187,6 @@ def _common_dtype(sources: Sequence[StoredTensor]) -> str:
         names = ", ".join(f"{source.name} ({source.dtype})" for source in sources)
         raise RequestError(f"{names} become one Megatron tensor: give one type with --params-dtype.")
     return kinds.pop()
-
-
-def _global_shape(rule: TensorRule, num_layers: int) -> tuple[int, ...]:
-    return rule.megatron_shape if rule.layer is None else (num_layers, *rule.megatron_shape)
 
 
 def _extra_state_keys(arch: Architecture) -> list[str]:

@@ -1,5 +1,6 @@
 """Plan of Megatron `torch_dist` -> Hugging Face safetensors, for converted and for trained checkpoints."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -7,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mindrl.checkpoint.byte_plan import CopyPlan, StoredTensor, Tile
-from mindrl.checkpoint.expected import find_tensor
-from mindrl.checkpoint.safetensors_files import lay_out
-from mindrl.checkpoint.torch_dist import GlobalTensor
-from mindrl.checkpoint.torch_zip import locate_tensor
+from mindrl.checkpoint.expected import SavedTensor, find_tensor
+from mindrl.checkpoint.formats.safetensors_files import lay_out
+from mindrl.checkpoint.formats.torch_dist import Chunk, GlobalTensor
+from mindrl.checkpoint.formats.torch_zip import locate_tensor
 from mindrl.errors import RequestError
 from mindrl.weight_maps import TensorRule, WeightMap
 
@@ -50,8 +51,8 @@ def plan_mcore_to_hf(
     outputs: list[tuple[str, tuple[int, ...], str, tuple[Tile, ...]]] = []
     try:
         for rule in weights.rules:
-            tensor = find_tensor(rule, saved, weights)
-            chunks = locator.chunks(rule, tensor)
+            found = find_tensor(rule, saved, weights)
+            tensor, chunks = found.tensor, locator.chunks(found)
             sources += [chunk.stored for chunk in chunks]
             tiles = _tiles(rule, chunks)
             for source, source_tiles in zip(rule.hf, tiles, strict=True):
@@ -70,18 +71,16 @@ class _Locator:
     def __init__(self, checkpoint: Path) -> None:
         self._checkpoint = checkpoint
         self._files: dict[str, Any] = {}
+        self._by_place: dict[str, dict[tuple[int, ...], list[Chunk]]] = {}
 
-    def chunks(self, rule: TensorRule, tensor: GlobalTensor) -> list[_Placed]:
-        """Chunks of the rule's layer, as matrices."""
-        leading = len(tensor.shape) - len(rule.megatron_shape)
+    def chunks(self, found: SavedTensor) -> list[_Placed]:
+        """The weight's chunks, as matrices."""
+        tensor, leading = found.tensor, len(found.index)
         placed: list[_Placed] = []
-        for chunk in tensor.chunks:
-            layers = chunk.offsets[:leading], chunk.sizes[:leading]
-            if leading and not layers[0][0] <= rule.layer < layers[0][0] + layers[1][0]:
-                continue
+        for chunk in self._chunks_at(tensor, leading).get(found.index, ()):
             payload, shape, dtype = locate_tensor(self._open(chunk.file), chunk.offset, chunk.length)
             path = self._checkpoint / chunk.file
-            if shape != chunk.sizes or dtype != tensor.dtype or (leading and chunk.sizes[0] != 1):
+            if shape != chunk.sizes or dtype != tensor.dtype:
                 raise RequestError(
                     f"{path} holds {dtype} {shape} where the checkpoint's metadata has "
                     f"{tensor.dtype} {chunk.sizes} of {tensor.key}."
@@ -92,6 +91,20 @@ class _Locator:
                 _Placed(StoredTensor(name, path, payload, shape[leading:], dtype), offsets[0], offsets[1])
             )
         return placed
+
+    def _chunks_at(self, tensor: GlobalTensor, leading: int) -> dict[tuple[int, ...], list[Chunk]]:
+        """Chunks by their place in the stack, each of which holds one weight's values only."""
+        if tensor.key not in self._by_place:
+            by_place: dict[tuple[int, ...], list[Chunk]] = defaultdict(list)
+            for chunk in tensor.chunks:
+                if any(size != 1 for size in chunk.sizes[:leading]):
+                    raise RequestError(
+                        f"{self._checkpoint} holds several weights of the stack {tensor.key} in one chunk "
+                        f"({chunk.sizes} at {chunk.offsets}); Megatron-core saves one weight a chunk."
+                    )
+                by_place[chunk.offsets[:leading]].append(chunk)
+            self._by_place[tensor.key] = by_place
+        return self._by_place[tensor.key]
 
     def close(self) -> None:
         for file in self._files.values():

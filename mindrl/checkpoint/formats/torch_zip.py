@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import torch
 
 from mindrl.checkpoint.byte_plan import ITEM_SIZES
-from mindrl.checkpoint.torch_dist import SavedObject
+from mindrl.checkpoint.formats.torch_dist import SavedObject
 from mindrl.errors import RequestError
 
 _STORAGES = {"float32": "FloatStorage", "bfloat16": "BFloat16Storage", "float16": "HalfStorage"}
