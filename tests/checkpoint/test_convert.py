@@ -249,7 +249,7 @@ def test_a_tokenizer_given_by_hand_goes_with_the_result(tmp_path):
     to_mcore(hf, tmp_path / "mcore", tokenizer=other)
     assert (tmp_path / "mcore/hf/tokenizer.json").read_text() == '{"model": "other"}'
     to_hf(tmp_path / "mcore", tmp_path / "back", tokenizer=hf)
-    assert (tmp_path / "back/tokenizer.json").read_text() == '{"model": "stand-in"}'
+    assert (tmp_path / "back/tokenizer.json").read_bytes() == (hf / "tokenizer.json").read_bytes()
     with pytest.raises(RequestError, match="does not exist"):
         to_hf(tmp_path / "mcore", tmp_path / "again", tokenizer=tmp_path / "nowhere")
 
