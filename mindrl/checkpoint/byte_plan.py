@@ -1,19 +1,19 @@
 """What to copy, decided completely before the first byte is written.
 
 Tensors are seen as matrices (rows, columns), whatever their shape: rows are what the weight maps rearrange, columns
-are what tensor parallelism cuts in some of them. A plan is checked as a whole: every source value is used exactly
-once (or dropped by name), every destination value and every byte of every file is written exactly once.
+are what tensor parallelism cuts in some of them. `mindrl.checkpoint.plan_proof` proves a plan as a whole.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import prod
 from pathlib import Path
 from typing import Protocol
 
-ITEM_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+FP8 = "float8_e4m3fn"
+"""Eight-bit floats, with `StoredTensor.scales`: read only, as bfloat16 where nothing else is asked for."""
+ITEM_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2, FP8: 1}
 """Bytes per value of the types that weights are stored in."""
 
 
@@ -27,10 +27,12 @@ class StoredTensor:
     """Byte in the file where it starts."""
     shape: tuple[int, ...]
     dtype: str
+    scales: "StoredTensor | None" = None
+    """What blocks of the values are to be multiplied by (FP8)."""
 
     @property
     def rows(self) -> int:
-        return self.shape[0]
+        return self.shape[0] if self.shape else 1
 
     @property
     def columns(self) -> int:
@@ -38,7 +40,13 @@ class StoredTensor:
 
     @property
     def num_bytes(self) -> int:
+        """Without those of the scales."""
         return prod(self.shape) * ITEM_SIZES[self.dtype]
+
+    @property
+    def value_dtype(self) -> str:
+        """Type of its values where nothing else is asked for: its own, or bfloat16 for FP8."""
+        return "bfloat16" if self.dtype == FP8 else self.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,8 @@ class Record:
     dtype: str
     tiles: tuple[Tile, ...]
     envelope: Envelope | None = None
+    same_as: str = ""
+    """Name of the record that this one repeats under another key; then its sources count once."""
 
     @property
     def num_bytes(self) -> int:
@@ -112,64 +122,9 @@ class CopyPlan:
         """Payload bytes to be written."""
         return sum(record.num_bytes for file in self.files for record in file.records)
 
-    def check(self) -> None:
-        """Raise `AssertionError` unless everything is used once and written once."""
-        used: dict[StoredTensor, list[Rectangle]] = defaultdict(list)
-        for file in self.files:
-            _check_file(file)
-            for record in file.records:
-                _check_cover(
-                    record.name,
-                    (record.rows, record.columns),
-                    [(tile.row, tile.column, tile.num_rows, tile.num_columns) for tile in record.tiles],
-                )
-                for tile in record.tiles:
-                    used[tile.source].append(_source_rectangle(tile))
-        for tile in self.dropped:
-            used[tile.source].append(_source_rectangle(tile))
-        assert used.keys() == set(self.sources), "tensors that the plan forgets or doesn't know"
-        for source, rectangles in used.items():
-            _check_cover(source.name, (source.rows, source.columns), rectangles)
-
-
-Rectangle = tuple[int, int, int, int]
-"""(row, column, number of rows, number of columns)"""
-
 
 def bands(tiles: Sequence[Tile]) -> Iterator[tuple[int, int, list[Tile]]]:
     """Group a record's tiles into (first row, number of rows, tiles side by side), from top to bottom."""
     ordered = sorted(tiles, key=lambda tile: (tile.row, tile.num_rows, tile.column))
     for (row, num_rows), group in groupby(ordered, key=lambda tile: (tile.row, tile.num_rows)):
         yield row, num_rows, list(group)
-
-
-def _source_rectangle(tile: Tile) -> Rectangle:
-    return tile.source_row, tile.source_column, tile.num_rows, tile.num_columns
-
-
-def _check_cover(name: str, shape: tuple[int, int], rectangles: Iterable[Rectangle]) -> None:
-    """Rectangles fill the matrix without gap or overlap, in bands of equal rows."""
-    ordered = sorted(rectangles, key=lambda r: (r[0], r[2], r[1]))
-    next_row = 0
-    for (row, num_rows), band in groupby(ordered, key=lambda r: (r[0], r[2])):
-        assert row == next_row, f"{name}: rows {min(row, next_row)} to {max(row, next_row)} not exactly once"
-        next_row = row + num_rows
-        _check_line(f"{name}, rows from {row}", shape[1], [(r[1], r[3]) for r in band])
-    assert next_row == shape[0], f"{name}: rows end at {next_row} of {shape[0]}"
-
-
-def _check_file(file: OutputFile) -> None:
-    spans = [(offset, len(data)) for offset, data in file.literals]
-    for record in file.records:
-        head, tail = (record.envelope.head_size, record.envelope.tail_size) if record.envelope else (0, 0)
-        spans.append((record.offset - head, head + record.num_bytes + tail))
-    _check_line(file.name, file.size, sorted(spans))
-
-
-def _check_line(name: str, length: int, spans: Sequence[tuple[int, int]]) -> None:
-    """Sorted (start, length) spans fill 0 .. length without gap or overlap."""
-    position = 0
-    for start, size in spans:
-        assert start == position, f"{name}: {min(start, position)} to {max(start, position)} not exactly once"
-        position = start + size
-    assert position == length, f"{name}: filled up to {position} of {length}"

@@ -18,6 +18,7 @@ from mindrl.checkpoint.conversion.mcore_to_hf import LARGEST_FILE_BYTES, plan_mc
 from mindrl.checkpoint.expected import expected_tensors
 from mindrl.checkpoint.formats.safetensors_files import INDEX_NAME, read_model
 from mindrl.checkpoint.formats.torch_dist import METADATA_NAME, metadata_bytes, read_directory
+from mindrl.checkpoint.plan_proof import prove
 from mindrl.errors import RequestError
 from mindrl.weight_maps import Architecture, read_architecture, weight_map
 from mindrl.weight_maps.architecture import read_config
@@ -60,7 +61,7 @@ def convert_hf_to_mcore(
     companions = _companions(load_dir, tokenizer)
     directories.refuse_existing(save_dir, overwrite, directories.TRACKER_NAME)
     plan = plan_hf_to_mcore(weights, stored, dtype, tensor_parallel_size)
-    plan.copy.check()
+    prove(plan.copy)
     with directories.appearing_at(save_dir) as root:
         release = root / directories.RELEASE
         release.mkdir()
@@ -110,7 +111,7 @@ def convert_mcore_to_hf(
     companions = _companions(config_dir, tokenizer)
     directories.refuse_existing(target, overwrite, "config.json")
     plan = plan_mcore_to_hf(weights, checkpoint, read_directory(checkpoint), dtype, max_file_bytes)
-    plan.copy.check()
+    prove(plan.copy)
     with directories.appearing_at(target) as root:
         _copy(plan.copy, root, progress, companions)
         if plan.index is not None:
