@@ -7,7 +7,7 @@ exactly once. A record that repeats another one under a second key is made of th
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from mindrl.checkpoint.byte_plan import CopyPlan, OutputFile, Record, StoredTensor, Tile
 
@@ -97,7 +97,7 @@ def _prove_sources_apart(sources: Sequence[StoredTensor]) -> None:
             spans[str(tensor.path)].append((tensor.offset, tensor.offset + tensor.num_bytes, tensor.name))
     for path, in_file in spans.items():
         in_file.sort()
-        for (_, end, name), (start, _, next_name) in zip(in_file, in_file[1:], strict=False):
+        for (_, end, name), (start, _, next_name) in pairwise(in_file):
             if start < end:
                 raise PlanError(f"{path}: {name} and {next_name} share bytes {start} to {end}")
 

@@ -113,8 +113,8 @@ def test_a_record_may_repeat_another_one_value_for_value():
         return with_file(size=10 + 2 * 96, records=(RECORD, second))
 
     prove(both(again))
+    halves = (replace(LEFT, num_rows=2, num_columns=6), replace(LEFT, row=2, num_rows=2, num_columns=6))
     with pytest.raises(PlanError, match="should repeat result, and is made of other values"):
-        halves = (replace(LEFT, num_rows=2, num_columns=6), replace(LEFT, row=2, num_rows=2, num_columns=6))
         prove(both(replace(again, tiles=halves)))
     with pytest.raises(PlanError, match="repeats nothing, which the plan does not write"):
         prove(both(replace(again, same_as="nothing")))
