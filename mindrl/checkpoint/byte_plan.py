@@ -29,6 +29,8 @@ class StoredTensor:
     dtype: str
     scales: "StoredTensor | None" = None
     """What blocks of the values are to be multiplied by (FP8)."""
+    transposed: bool = False
+    """The file holds the rows of the transpose, one after another: [columns, rows]."""
 
     @property
     def rows(self) -> int:
