@@ -129,7 +129,7 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(copying, "_write_record", interrupt)
+    monkeypatch.setattr(copying, "write_group", interrupt)
     with pytest.raises(KeyboardInterrupt):
         to_mcore(hf, tmp_path / "mcore", overwrite=True)
     with pytest.raises(KeyboardInterrupt):

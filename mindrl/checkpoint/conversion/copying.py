@@ -1,13 +1,16 @@
-"""Carry out a `CopyPlan`: bounded memory, a byte copy where types agree, arithmetic where they differ."""
+"""Payloads of records, piece by piece: bounded memory, a byte copy where types agree, arithmetic where they differ."""
 
 import os
+import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from mindrl.checkpoint.byte_plan import ITEM_SIZES, CopyPlan, Record, StoredTensor, Tile, bands
 from mindrl.errors import RequestError
@@ -20,18 +23,17 @@ Bytes2d = npt.NDArray[np.uint8]
 
 
 def carry_out(plan: CopyPlan, directory: Path, advance: Callable[[int], None]) -> None:
-    """Write every file of the plan into `directory`; `advance` hears of payload bytes written.
-
-    Raises `RequestError` where a value does not fit the type asked for, or a source file ends early."""
-    sources = _SourceFiles()
+    """Write every file of the plan into `directory`; `advance` hears of payload bytes written."""
+    sources = SourceFiles()
     try:
         for file in plan.files:
             target = os.open(directory / file.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             try:
                 for offset, data in file.literals:
-                    _write(target, data, offset)
-                for record in file.records:
-                    _write_record(target, record, sources, advance)
+                    write(target, data, offset)
+                for group in side_by_side(file.records):
+                    for num_bytes, _ in write_group(target, group, sources):
+                        advance(num_bytes)
                 os.fsync(target)
             finally:
                 os.close(target)
@@ -39,27 +41,88 @@ def carry_out(plan: CopyPlan, directory: Path, advance: Callable[[int], None]) -
         sources.close()
 
 
-def _write_record(
-    target: int, record: Record, sources: "_SourceFiles", advance: Callable[[int], None]
-) -> None:
+def pieces(record: Record, sources: "SourceFiles") -> Iterator[tuple[int, Bytes2d]]:
+    """A record's payload from top to bottom as (first row, [rows, bytes of a row]), at most `PIECE_BYTES` each.
+
+    `RequestError` where a value does not fit the record's type, or a source file ends early."""
     row_bytes = record.columns * ITEM_SIZES[record.dtype]
-    rows_per_piece = max(1, PIECE_BYTES // row_bytes)
-    crc = 0
+    rows_per_piece = max(1, PIECE_BYTES // max(1, row_bytes))
     for band_row, num_rows, tiles in bands(record.tiles):
         for first in range(0, num_rows, rows_per_piece):
             piece = np.empty((min(rows_per_piece, num_rows - first), row_bytes), np.uint8)
             for tile in tiles:
                 _fill(piece, tile, first, record.dtype, sources)
-            if record.envelope is not None:
-                crc = zlib.crc32(piece, crc)
-            _write(target, piece.data.cast("B"), record.offset + (band_row + first) * row_bytes)
-            advance(piece.nbytes)
-    if record.envelope is not None:
-        _write(target, record.envelope.head(crc), record.offset - record.envelope.head_size)
-        _write(target, record.envelope.tail(crc), record.offset + record.num_bytes)
+            yield band_row + first, piece
 
 
-def _fill(piece: Bytes2d, tile: Tile, first: int, dtype: str, sources: "_SourceFiles") -> None:
+def side_by_side(records: Sequence[Record]) -> Iterator[list[Record]]:
+    """Group neighbours that hold the same rows of one source, cut by columns: read together, each byte is read once
+    and in long stretches."""
+    group: list[Record] = []
+    for record in records:
+        if group and not _continues(group[-1], record):
+            yield group
+            group = []
+        group.append(record)
+    if group:
+        yield group
+
+
+def write_group(
+    target: int, group: Sequence[Record], sources: "SourceFiles"
+) -> Iterator[tuple[int, list[int]]]:
+    """Write what `side_by_side` found, with the bytes around it, into an open file.
+
+    After every piece: (payload bytes written with it, CRC-32 of each record so far)."""
+    bounds = _byte_bounds(group)
+    crcs = [0] * len(group)
+    for first, rows in pieces(_as_one(group), sources):
+        for number, (record, (start, end)) in enumerate(zip(group, pairwise(bounds), strict=True)):
+            part = np.ascontiguousarray(rows[:, start:end]).data.cast("B")
+            crcs[number] = zlib.crc32(part, crcs[number])
+            write(target, part, record.offset + first * (end - start))
+        yield rows.nbytes, crcs
+    for record, crc in zip(group, crcs, strict=True):
+        if record.envelope is not None:
+            write(target, record.envelope.head(crc), record.offset - record.envelope.head_size)
+            write(target, record.envelope.tail(crc), record.offset + record.num_bytes)
+
+
+def write(target: int, data: bytes | memoryview, offset: int) -> None:
+    """All of `data` at byte `offset` of an open file."""
+    view = memoryview(data)
+    while len(view):
+        count = os.pwrite(target, view, offset)
+        view, offset = view[count:], offset + count
+
+
+def _continues(left: Record, right: Record) -> bool:
+    if len(left.tiles) != 1 or len(right.tiles) != 1 or left.dtype != right.dtype:
+        return False
+    a, b = left.tiles[0], right.tiles[0]
+    return (
+        a.source is b.source
+        and (a.source_row, a.num_rows) == (b.source_row, b.num_rows)
+        and a.source_column + a.num_columns == b.source_column
+    )
+
+
+def _as_one(group: Sequence[Record]) -> Record:
+    if len(group) == 1:
+        return group[0]
+    columns = sum(record.columns for record in group)
+    tile = replace(group[0].tiles[0], num_columns=columns)
+    return replace(group[0], columns=columns, tiles=(tile,))
+
+
+def _byte_bounds(group: Sequence[Record]) -> list[int]:
+    bounds = [0]
+    for record in group:
+        bounds.append(bounds[-1] + record.columns * ITEM_SIZES[record.dtype])
+    return bounds
+
+
+def _fill(piece: Bytes2d, tile: Tile, first: int, dtype: str, sources: "SourceFiles") -> None:
     """Put rows `first` ... of the tile into their columns of the piece."""
     item = ITEM_SIZES[dtype]
     place = piece[:, tile.column * item : (tile.column + tile.num_columns) * item]
@@ -68,35 +131,54 @@ def _fill(piece: Bytes2d, tile: Tile, first: int, dtype: str, sources: "_SourceF
         return
     raw = np.empty((len(piece), tile.num_columns * ITEM_SIZES[tile.source.dtype]), np.uint8)
     sources.read_rows(tile, first, raw)
-    place[:] = _converted(raw, tile.source, dtype)
+    place[:] = _converted(raw, tile.source, tile.source_row + first, tile.source_column, dtype)
 
 
-def _converted(raw: Bytes2d, source: StoredTensor, dtype: str) -> Bytes2d:
+def _converted(raw: Bytes2d, source: StoredTensor, first_row: int, first_column: int, dtype: str) -> Bytes2d:
+    """The rectangle of the source that starts at (first_row, first_column), in another type."""
+    import torch  # a plain copy does without
+
     values = torch.from_numpy(raw).view(getattr(torch, source.dtype))
     result = values.to(getattr(torch, dtype))
-    overflows = result.isinf() & values.isfinite()
-    if overflows.any():
-        value = values[overflows][0].item()
-        raise RequestError(
-            f"{source.name} in {source.path} holds {value:g}, which is out of range for {dtype}: "
-            "choose --params-dtype bf16 or fp32."
-        )
+    # One look at the result serves both: what is neither NaN nor infinite there was neither before.
+    if not result.isfinite().all():
+        _refuse_not_finite(values, result, source, dtype)
     return result.view(torch.uint8).numpy()
 
 
-class _SourceFiles:
-    """Source files, opened once each."""
+def _refuse_not_finite(values: Any, result: Any, source: StoredTensor, dtype: str) -> None:
+    """Say which value has no place in a model: a sum of one such weight is lost, and so is every token after it."""
+    wrong = values[~result.isfinite()]
+    value = wrong[wrong.isfinite()][:1].tolist()
+    if value:
+        raise RequestError(
+            f"{source.name} in {source.path} holds {value[0]:g}, which is out of range for {dtype}: "
+            "choose --params-dtype bf16 or fp32."
+        )
+    raise RequestError(
+        f"{source.name} in {source.path} holds {wrong[0].item()}, which no weight of a working model is: get the file "
+        "again, or go back to an earlier checkpoint. (Without --params-dtype, bytes are copied as they are.)"
+    )
+
+
+class SourceFiles:
+    """Source files, opened once each; several threads may read."""
 
     def __init__(self) -> None:
         self._descriptors: dict[Path, int] = {}
+        self._opening = threading.Lock()
 
     def close(self) -> None:
         for descriptor in self._descriptors.values():
             os.close(descriptor)
+        self._descriptors.clear()
 
     def read_rows(self, tile: Tile, first: int, out: Bytes2d) -> None:
         """Read len(out) rows of the tile, from its row `first` on, into `out` [rows, bytes of the tile's width]."""
         source = tile.source
+        if source.transposed:
+            self._read_transposed(tile, first, out)
+            return
         item = ITEM_SIZES[source.dtype]
         row_bytes = source.columns * item
         start = source.offset + (tile.source_row + first) * row_bytes + tile.source_column * item
@@ -110,10 +192,19 @@ class _SourceFiles:
             self._read(source, start, rows)
             out[:] = rows
 
+    def _read_transposed(self, tile: Tile, first: int, out: Bytes2d) -> None:
+        """The same where the file holds columns, one after another."""
+        source, item = tile.source, ITEM_SIZES[tile.source.dtype]
+        columns = np.empty((tile.num_columns, len(out) * item), np.uint8)
+        row = tile.source_row + first
+        for column in range(tile.num_columns):
+            start = (tile.source_column + column) * source.rows + row
+            self._read(source, source.offset + start * item, columns[column])
+        values = f"u{item}"
+        out.view(values)[:] = columns.view(values).T
+
     def _read(self, source: StoredTensor, offset: int, out: npt.NDArray[np.uint8]) -> None:
-        descriptor = self._descriptors.get(source.path)
-        if descriptor is None:
-            descriptor = self._descriptors[source.path] = os.open(source.path, os.O_RDONLY)
+        descriptor = self._descriptor(source.path)
         view = out.data.cast("B")
         while len(view):
             count = os.preadv(descriptor, [view], offset)
@@ -123,9 +214,11 @@ class _SourceFiles:
                 )
             view, offset = view[count:], offset + count
 
-
-def _write(target: int, data: bytes | memoryview, offset: int) -> None:
-    view = memoryview(data)
-    while len(view):
-        count = os.pwrite(target, view, offset)
-        view, offset = view[count:], offset + count
+    def _descriptor(self, path: Path) -> int:
+        descriptor = self._descriptors.get(path)
+        if descriptor is None:
+            with self._opening:
+                descriptor = self._descriptors.get(path)
+                if descriptor is None:
+                    descriptor = self._descriptors[path] = os.open(path, os.O_RDONLY)
+        return descriptor
