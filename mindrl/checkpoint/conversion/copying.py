@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mindrl.checkpoint.byte_plan import ITEM_SIZES, CopyPlan, Record, StoredTensor, Tile, bands
+from mindrl.checkpoint.byte_plan import FP8, ITEM_SIZES, CopyPlan, Record, StoredTensor, Tile, bands
 from mindrl.errors import RequestError
 
 PIECE_BYTES = 8 << 20
@@ -131,7 +131,13 @@ def _fill(piece: Bytes2d, tile: Tile, first: int, dtype: str, sources: "SourceFi
         return
     raw = np.empty((len(piece), tile.num_columns * ITEM_SIZES[tile.source.dtype]), np.uint8)
     sources.read_rows(tile, first, raw)
-    place[:] = _converted(raw, tile.source, tile.source_row + first, tile.source_column, dtype)
+    first_row, first_column = tile.source_row + first, tile.source_column
+    if tile.source.dtype == FP8:
+        from mindrl.checkpoint.conversion.fp8 import dequantized  # takes torch; a plain copy does without
+
+        dequantized(raw, tile.source, first_row, first_column, dtype, place)
+        return
+    place[:] = _converted(raw, tile.source, first_row, first_column, dtype)
 
 
 def _converted(raw: Bytes2d, source: StoredTensor, first_row: int, first_column: int, dtype: str) -> Bytes2d:

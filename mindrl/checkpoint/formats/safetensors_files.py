@@ -11,26 +11,27 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from mindrl.checkpoint.byte_plan import ITEM_SIZES, OutputFile, Record, StoredTensor, Tile
+from mindrl.checkpoint.byte_plan import FP8, ITEM_SIZES, OutputFile, Record, StoredTensor, Tile
+from mindrl.checkpoint.formats.fp8_blocks import attach_scales
 from mindrl.errors import RequestError
 from mindrl.files import POINTER_REASON, is_pointer, read_json_object
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
-_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F8_E4M3": FP8}
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _MAX_HEADER_BYTES = 100_000_000
 
 
 def read_model(hf_dir: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a Hugging Face model directory (one file, or many with an index), by name."""
+    """Every tensor of a Hugging Face model directory (one file, or many with an index), by name; FP8 with its scales."""
     tensors: dict[str, StoredTensor] = {}
     for path in _weight_files(hf_dir):
         for name, tensor in read_file(path).items():
             if name in tensors:
                 raise RequestError(f"Tensor {name} is in both {tensors[name].path} and {path}.")
             tensors[name] = tensor
-    return tensors
+    return attach_scales(tensors)
 
 
 def read_file(path: Path) -> dict[str, StoredTensor]:
