@@ -19,8 +19,6 @@ from mindrl.files import require_place_for
 TRACKER_NAME = "latest_checkpointed_iteration.txt"
 RELEASE = "release"
 HF_NAME = "hf"
-_COMPANION_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
-_WEIGHT_INDEX_SUFFIX = ".index.json"
 
 
 def iteration_name(iteration: int) -> str:
@@ -86,17 +84,6 @@ def put_on_disk(directory: Path) -> None:
 def hf_directory(checkpoint: Path) -> Path:
     """Where config and tokenizer files lie that belong to a `torch_dist` directory."""
     return checkpoint.parent / HF_NAME
-
-
-def companion_files(hf_dir: Path) -> list[Path]:
-    """Config, tokenizer and generation files of a Hugging Face directory: everything small but the weights."""
-    return sorted(
-        path
-        for path in hf_dir.iterdir()
-        if path.is_file()
-        and path.suffix in _COMPANION_SUFFIXES
-        and not path.name.endswith(_WEIGHT_INDEX_SUFFIX)
-    )
 
 
 def write_tracker(directory: Path, content: str) -> None:

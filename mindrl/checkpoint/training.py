@@ -25,8 +25,9 @@ from torch.distributed.checkpoint import CheckpointException, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from mindrl.checkpoint import directories
+from mindrl.checkpoint.companions import find_companions
+from mindrl.checkpoint.formats.torch_archives import find_damage
 from mindrl.checkpoint.formats.torch_dist import read_archives
-from mindrl.checkpoint.formats.torch_zip import find_damage
 from mindrl.errors import RequestError
 
 
@@ -149,10 +150,7 @@ def _make_empty(directory: Path) -> None:
 
 
 def _publish(temporary: Path, target: Path, hf_dir: Path, iteration: int) -> None:
-    companions = directories.hf_directory(target)
-    companions.mkdir(exist_ok=True)
-    for path in directories.companion_files(hf_dir):
-        shutil.copyfile(path, companions / path.name)
+    find_companions(hf_dir).write(directories.hf_directory(target))
     directories.put_on_disk(temporary)
     replaced = target.parent / f".{target.name}.replaced"
     shutil.rmtree(replaced, ignore_errors=True)
@@ -165,11 +163,11 @@ def _publish(temporary: Path, target: Path, hf_dir: Path, iteration: int) -> Non
 
 def _on_first_rank(action: Callable[[], None]) -> None:
     """Run `action` on rank 0 while the others wait; if it fails, every rank fails with its error."""
-    outcome: list[OSError | None] = [None]
+    outcome: list[OSError | RequestError | None] = [None]
     if dist.get_rank() == 0:
         try:
             action()
-        except OSError as error:
+        except (OSError, RequestError) as error:
             outcome = [error]
     dist.broadcast_object_list(outcome, src=0)
     if outcome[0] is not None:

@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokenizer file or directory to store with the result instead of the model's own",
     )
     add(
+        "--trust-remote-code",
+        action="store_true",
+        help="load the result's tokenizer, running its own Python code if it has any, to check it against the model; "
+        "without it no code of a model is run, with it no other",
+    )
+    add(
         "--target-tensor-parallel-size",
         type=_positive,
         help="hf to mg: store weights in this many parts, which loads fastest at this size; loads at any "
@@ -78,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
             dtype=dtype,
             tensor_parallel_size=args.target_tensor_parallel_size,
             tokenizer=args.tokenizer_model,
+            trust_remote_code=args.trust_remote_code,
             overwrite=args.overwrite,
             check=lambda arch: _check_bias(args, arch),
         )
@@ -88,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
             dtype=dtype,
             hf_dir=args.hf_dir,
             tokenizer=args.tokenizer_model,
+            trust_remote_code=args.trust_remote_code,
             overwrite=args.overwrite,
             check=lambda arch: _check_bias(args, arch),
         )

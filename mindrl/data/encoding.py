@@ -16,6 +16,7 @@ from mindrl.data.outcome import ChunkOutcome, Encoded, EncodedChunk
 from mindrl.data.preprocess_config import PreprocessConfig
 from mindrl.data.raw_files import Chunk, Row
 from mindrl.data.templates import CHAT, chat_renderer, load_template, shipped_templates
+from mindrl.data.tokenizer_code import code_references
 from mindrl.errors import RequestError
 
 _SPECIAL_TOKEN = re.compile(r"<[|｜][^<>]+?[|｜]>")
@@ -104,8 +105,14 @@ def load_tokenizer(directory: Path) -> Any:
     """The tokenizer of a Hugging Face directory; `RequestError` if there is none."""
     if not directory.is_dir():
         raise RequestError(f"tokenizer {directory}: no such directory; download the model there first")
+    if (code := code_references(directory)) and not (directory / "tokenizer.json").is_file():
+        # transformers would take a tokenizer of its own instead, which gives other ids
+        raise RequestError(
+            f"tokenizer {directory}: it is Python code of the model's own ({', '.join(code)}), which is not run here; "
+            "convert it to a tokenizer.json first"
+        )
     try:
-        return AutoTokenizer.from_pretrained(directory)
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # all met with damaged files
         tokenizer_hash(directory)  # says better what is wrong with the files, if it is they
         raise RequestError(f"tokenizer {directory}: can't be read: {error!r}") from error

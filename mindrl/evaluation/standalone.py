@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
-from transformers import AutoTokenizer
 
 import hal
 from mindrl.config.rollout import RolloutConfig
+from mindrl.data.encoding import load_tokenizer
 from mindrl.data.prompts import load_prompts
 from mindrl.errors import RequestError
 from mindrl.evaluation.evaluate import Answer, Evaluation, Score, evaluate
@@ -111,7 +111,7 @@ def _evaluate_model(
     request: EvaluationRequest,
     engine_name: str,
 ) -> ModelEvaluation:
-    tokenizer = AutoTokenizer.from_pretrained(setup.hf_dir)
+    tokenizer = load_tokenizer(setup.hf_dir)
     engine.update_weights(_weights(setup.hf_dir), version)
     total = len(setup.prompts) * setup.settings.n_samples
     started = time.perf_counter()

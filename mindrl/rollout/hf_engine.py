@@ -34,7 +34,7 @@ class HfEngine:
         """`hf_dir` gives config.json; no weights and no tokenizer are read."""
         self.weight_version = -1
         self._device = accelerator.device()
-        config = AutoConfig.from_pretrained(hf_dir, local_files_only=True)
+        config = AutoConfig.from_pretrained(hf_dir, local_files_only=True, trust_remote_code=False)
         with torch.device(self._device), no_init_weights():
             self._model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         self._model.tie_weights()

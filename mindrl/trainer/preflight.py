@@ -12,6 +12,7 @@ import psutil
 
 import hal
 from hal.launch import ray_start_arguments
+from mindrl.checkpoint.companions import find_companions
 from mindrl.checkpoint.directories import latest_checkpoint
 from mindrl.checkpoint.expected import check_checkpoint, check_hf_weights
 from mindrl.config.model import ModelConfig
@@ -127,6 +128,10 @@ def _check_tokenizer(hf_dir: Path, architecture: Architecture) -> None:
             f"model.path: the tokenizer in {hf_dir} has {len(tokenizer)} tokens, the model's embedding only "
             f"{architecture.vocab_size} rows (vocab_size in config.json). They belong to different models."
         )
+    try:
+        find_companions(hf_dir)  # go along with every checkpoint
+    except RequestError as error:
+        raise RequestError(f"model.path: {error}") from error
 
 
 def _check_initial_weights(model: ModelConfig, architecture: Architecture) -> None:

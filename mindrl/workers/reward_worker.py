@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import ray
-from transformers import AutoTokenizer
 
 from mindrl.config.rollout import RewardConfig
+from mindrl.data.encoding import load_tokenizer
 from mindrl.data.records import Prompt, Sample
 from mindrl.data.sample_file import SampleRow, write_samples
 from mindrl.rewards import RewardItem, RewardPool
@@ -19,7 +19,7 @@ class RewardWorker:
     """Scores the samples of a step; the texts stay here."""
 
     def __init__(self, reward: RewardConfig, tokenizer_dir: Path) -> None:
-        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+        self._tokenizer = load_tokenizer(tokenizer_dir)
         self._functions = reward.functions
         self._pool = RewardPool(
             [(function.name, function.weight) for function in reward.functions],

@@ -3,8 +3,9 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from mindrl.checkpoint import directories
 from mindrl.checkpoint.byte_plan import CopyPlan
+from mindrl.checkpoint.companions import Companions, find_companions
 from mindrl.checkpoint.conversion.copying import carry_out
 from mindrl.checkpoint.conversion.hf_to_mcore import plan_hf_to_mcore
 from mindrl.checkpoint.conversion.mcore_to_hf import LARGEST_FILE_BYTES, plan_mcore_to_hf
@@ -19,9 +21,9 @@ from mindrl.checkpoint.expected import expected_tensors
 from mindrl.checkpoint.formats.safetensors_files import INDEX_NAME, read_model
 from mindrl.checkpoint.formats.torch_dist import METADATA_NAME, metadata_bytes, read_directory
 from mindrl.checkpoint.plan_proof import prove
+from mindrl.checkpoint.tokenizer_check import check_tokenizer
 from mindrl.errors import RequestError
 from mindrl.weight_maps import Architecture, read_architecture, weight_map
-from mindrl.weight_maps.architecture import read_config
 
 DESCRIPTION_BYTES = 1 << 16
 
@@ -46,6 +48,7 @@ def convert_hf_to_mcore(
     dtype: str | None = None,
     tensor_parallel_size: int | None = None,
     tokenizer: Path | None = None,
+    trust_remote_code: bool = False,
     overwrite: bool = False,
     progress: bool = True,
     check: Callable[[Architecture], None] = lambda _: None,
@@ -53,15 +56,18 @@ def convert_hf_to_mcore(
     """Write `save_dir/{release, hf, latest_checkpointed_iteration.txt}`, loadable at any parallel layout.
 
     `dtype` None keeps each tensor's type; `tokenizer` is a file or directory to take the tokenizer from instead;
-    `check` may refuse the model before anything is planned."""
+    `trust_remote_code` has the tokenizer loaded, its own code included, before anything is written; `check` may refuse
+    the model before anything is planned."""
     arch = read_architecture(load_dir)
     check(arch)
     weights = weight_map(arch)
     stored, notes = expected_tensors(weights, read_model(load_dir), load_dir)
-    companions = _companions(load_dir, tokenizer)
     directories.refuse_existing(save_dir, overwrite, directories.TRACKER_NAME)
     plan = plan_hf_to_mcore(weights, stored, dtype, tensor_parallel_size)
     prove(plan.copy)
+    companions = _find_companions(
+        load_dir, tokenizer, _main_dtype(plan.copy), arch.vocab_size, trust_remote_code
+    )
     with directories.appearing_at(save_dir) as root:
         release = root / directories.RELEASE
         release.mkdir()
@@ -76,11 +82,18 @@ def convert_hf_to_mcore(
                 "common_backend_version": 1,
             },
         )
-        _copy_files(companions, root / directories.HF_NAME)
+        companions.write(root / directories.HF_NAME)
         (release / METADATA_NAME).write_bytes(metadata_bytes(plan.tensors, plan.objects))
         directories.write_tracker(root, directories.RELEASE)
     dtypes = ", ".join(sorted({tensor.dtype for tensor in plan.tensors}))
-    return Conversion(save_dir, arch.family, dtypes, weights.num_parameters, plan.copy.num_bytes, notes)
+    return Conversion(
+        save_dir,
+        arch.family,
+        dtypes,
+        weights.num_parameters,
+        plan.copy.num_bytes,
+        (*notes, *companions.notes),
+    )
 
 
 def convert_mcore_to_hf(
@@ -90,6 +103,7 @@ def convert_mcore_to_hf(
     dtype: str | None = None,
     hf_dir: Path | None = None,
     tokenizer: Path | None = None,
+    trust_remote_code: bool = False,
     overwrite: bool = False,
     progress: bool = True,
     max_file_bytes: int = LARGEST_FILE_BYTES,
@@ -108,19 +122,21 @@ def convert_mcore_to_hf(
     arch = read_architecture(config_dir)
     check(arch)
     weights = weight_map(arch)
-    companions = _companions(config_dir, tokenizer)
     directories.refuse_existing(target, overwrite, "config.json")
     plan = plan_mcore_to_hf(weights, checkpoint, read_directory(checkpoint), dtype, max_file_bytes)
     prove(plan.copy)
+    companions = _find_companions(
+        config_dir, tokenizer, _main_dtype(plan.copy), arch.vocab_size, trust_remote_code
+    )
     with directories.appearing_at(target) as root:
         _copy(plan.copy, root, progress, companions)
         if plan.index is not None:
             _write_json(root / INDEX_NAME, plan.index)
-        _copy_files(companions, root)
-        if plan.dtypes != {arch.dtype} and len(plan.dtypes) == 1:
-            _set_dtype(root / "config.json", next(iter(plan.dtypes)))
+        companions.write(root)
     dtypes = ", ".join(sorted(plan.dtypes))
-    return Conversion(target, arch.family, dtypes, weights.num_parameters, plan.copy.num_bytes, notes)
+    return Conversion(
+        target, arch.family, dtypes, weights.num_parameters, plan.copy.num_bytes, (*notes, *companions.notes)
+    )
 
 
 def _config_directory(checkpoint: Path, hf_dir: Path | None, save_dir: Path) -> Path:
@@ -136,19 +152,28 @@ def _config_directory(checkpoint: Path, hf_dir: Path | None, save_dir: Path) -> 
     )
 
 
-def _companions(hf_dir: Path, tokenizer: Path | None) -> list[Path]:
-    files = {path.name: path for path in directories.companion_files(hf_dir)}
-    if tokenizer is not None:
-        if not tokenizer.exists():
-            raise RequestError(f"--tokenizer-model {tokenizer} does not exist.")
-        replacements = directories.companion_files(tokenizer) if tokenizer.is_dir() else [tokenizer]
-        files |= {path.name: path for path in replacements if path.name not in ("config.json",)}
-    return list(files.values())
+def _find_companions(
+    hf_dir: Path, tokenizer: Path | None, dtype: str, vocab_size: int, trust_remote_code: bool
+) -> Companions:
+    """The files beside the weights, with a config.json of `dtype`; their tokenizer looked at where that may run code."""
+    companions = find_companions(hf_dir, tokenizer).saying(dtype)
+    if not trust_remote_code:
+        return companions
+    return replace(companions, notes=(*companions.notes, check_tokenizer(companions, vocab_size)))
 
 
-def _copy(plan: CopyPlan, directory: Path, progress: bool, companions: Sequence[Path]) -> None:
+def _main_dtype(plan: CopyPlan) -> str:
+    """The type of most values: what config.json says. A router's bias may be of another."""
+    values: Counter[str] = Counter()
+    for file in plan.files:
+        for record in file.records:
+            values[record.dtype] += record.rows * record.columns
+    return values.most_common(1)[0][0]
+
+
+def _copy(plan: CopyPlan, directory: Path, progress: bool, companions: Companions) -> None:
     """Carry the plan out where there is room for it, for the files beside the weights, and for what describes them."""
-    beside = sum(path.stat().st_size for path in companions) + DESCRIPTION_BYTES
+    beside = companions.num_bytes + DESCRIPTION_BYTES
     needed, free = sum(file.size for file in plan.files) + beside, shutil.disk_usage(directory).free
     if needed > free:
         raise RequestError(
@@ -159,19 +184,6 @@ def _copy(plan: CopyPlan, directory: Path, progress: bool, companions: Sequence[
         total=plan.num_bytes, unit="B", unit_scale=True, desc="convert", disable=not progress, file=sys.stderr
     ) as bar:
         carry_out(plan, directory, bar.update)
-
-
-def _copy_files(files: list[Path], directory: Path) -> None:
-    directory.mkdir(exist_ok=True)
-    for path in files:
-        shutil.copyfile(path, directory / path.name)
-
-
-def _set_dtype(config_path: Path, dtype: str) -> None:
-    """Say the type that the weights now have, under the key that is there."""
-    config = read_config(config_path.parent)
-    config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
-    _write_json(config_path, config)
 
 
 def _write_json(path: Path, content: object) -> None:
