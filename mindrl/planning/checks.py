@@ -5,7 +5,7 @@ from collections.abc import Callable
 from mindrl.config.schema import Config
 from mindrl.errors import RequestError
 from mindrl.planning.stages import stage_layers
-from mindrl.weight_maps import Architecture, require_map
+from mindrl.weight_maps import Architecture, require_training
 
 Check = Callable[[Config, Architecture], str | None]
 
@@ -23,7 +23,7 @@ def check_model(config: Config, architecture: Architecture) -> None:
 
 def check_trainable(config: Config, architecture: Architecture) -> None:
     """`check_model`, and what can be planned and is not in training yet: families, and ways of sharing work."""
-    require_map(architecture)
+    require_training(architecture)
     check_model(config, architecture)
     sizes = {
         "actor.context_parallel_size": config.actor.context_parallel_size,

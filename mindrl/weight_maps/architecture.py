@@ -58,7 +58,7 @@ class Architecture:
     """A decoder-only language model with gated MLPs, or experts, and grouped-query or latent attention."""
 
     family: str
-    """Name of the family's file, one of `mindrl.weight_maps.FAMILIES` or `WITHOUT_MAP`."""
+    """Name of the family's file, one of `mindrl.weight_maps.FAMILIES`."""
     model_type: str
     """As config.json says it."""
     num_layers: int
@@ -89,11 +89,18 @@ class Architecture:
     """None: every layer has one plain MLP."""
     latent_attention: LatentAttention | None = None
     """None: grouped-query attention."""
+    num_mtp_layers: int = 0
+    """Layers after the last one that predict further tokens (DeepSeek-V3); not part of the model that is trained."""
 
     @property
     def heads_per_group(self) -> int:
         """Query heads that share one key and value head."""
         return self.num_heads // self.num_kv_heads
+
+    @property
+    def layers_are_alike(self) -> bool:
+        """Whether all layers have the same tensors: then Megatron's checkpoints stack them, else each has its own."""
+        return self.experts is None or not self.experts.dense_layers
 
     def has_experts(self, layer: int) -> bool:
         """Whether this layer, counted from 0, routes its tokens to experts."""

@@ -1,12 +1,13 @@
 """DeepSeek-V3 and models of its architecture, such as Moonlight: latent attention, and experts after the first layers.
 
-Readable; its map comes with training. `auto_map` in config.json points to code of the model's own, which is never
-run. Modules for multi-token prediction (`num_nextn_predict_layers`) are no part of the model that is trained."""
+`auto_map` in config.json points to code of the model's own, which is never run. Layers for multi-token prediction
+(`num_nextn_predict_layers`) are no part of the model that is trained."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from mindrl.weight_maps import dense, experts, latent_attention
 from mindrl.weight_maps.architecture import Architecture, LatentAttention, MixtureOfExperts
 from mindrl.weight_maps.config_json import (
     count,
@@ -20,6 +21,7 @@ from mindrl.weight_maps.config_json import (
 
 MODEL_TYPE = "deepseek_v3"
 TITLE = "DeepSeek-V3"
+LAYER = (dense.input_norm, latent_attention.latent_attention, dense.mlp_norm, experts.mlp_or_experts)
 
 
 def architecture(config: Mapping[str, Any]) -> Architecture:
@@ -27,13 +29,14 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     expect(config, "topk_method", "noaux_tc")
     expect(config, "moe_layer_freq", 1)
     latent = _latent_attention(config)
-    dense = dense_architecture(config, family=MODEL_TYPE, qkv_bias=False, qk_norm=False)
+    plain = dense_architecture(config, family=MODEL_TYPE, qkv_bias=False, qk_norm=False)
     return replace(
-        dense,
-        num_kv_heads=dense.num_heads,
+        plain,
+        num_kv_heads=plain.num_heads,
         head_dim=latent.qk_nope_head_dim + latent.qk_rope_head_dim,
         latent_attention=latent,
-        experts=_experts(config, dense.num_layers),
+        experts=_experts(config, plain.num_layers),
+        num_mtp_layers=count(config, "num_nextn_predict_layers"),
     )
 
 

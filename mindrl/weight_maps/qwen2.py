@@ -8,6 +8,7 @@ from mindrl.weight_maps.architecture import Architecture
 from mindrl.weight_maps.config_json import dense_architecture
 
 MODEL_TYPE = "qwen2"
+TITLE = "Qwen2, Qwen2.5"
 LAYER = (dense.input_norm, dense.attention, dense.mlp_norm, dense.gated_mlp)
 
 

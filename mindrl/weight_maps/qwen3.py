@@ -8,6 +8,7 @@ from mindrl.weight_maps.architecture import Architecture
 from mindrl.weight_maps.config_json import dense_architecture
 
 MODEL_TYPE = "qwen3"
+TITLE = "Qwen3"
 LAYER = (dense.input_norm, dense.attention, dense.qk_norms, dense.mlp_norm, dense.gated_mlp)
 DEFAULT_HEAD_DIM = 128
 

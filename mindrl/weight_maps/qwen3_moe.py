@@ -1,30 +1,32 @@
-"""Qwen3 with experts: Qwen3's attention, and experts in place of (most) MLPs. Readable; its map comes with training."""
+"""Qwen3 with experts: Qwen3's attention, and experts in place of (most) MLPs."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from mindrl.errors import RequestError
+from mindrl.weight_maps import dense, experts
 from mindrl.weight_maps.architecture import Architecture, MixtureOfExperts
 from mindrl.weight_maps.config_json import count, dense_architecture, experts_per_token, flag, positive
 
 MODEL_TYPE = "qwen3_moe"
 TITLE = "Qwen3-MoE"
+LAYER = (dense.input_norm, dense.attention, dense.qk_norms, dense.mlp_norm, experts.mlp_or_experts)
 
 
 def architecture(config: Mapping[str, Any]) -> Architecture:
-    dense = dense_architecture(config, family=MODEL_TYPE, qkv_bias=False, qk_norm=True)
+    without_experts = dense_architecture(config, family=MODEL_TYPE, qkv_bias=False, qk_norm=True)
     # transformers 5.17 writes the number of experts under the second name
     key = "num_experts" if "num_experts" in config else "num_local_experts"
     num_experts = count(config, key)
     if num_experts == 0:
-        return dense
-    experts = MixtureOfExperts(
+        return without_experts
+    mixture = MixtureOfExperts(
         num_experts=num_experts,
         experts_per_token=experts_per_token(config, num_experts),
         intermediate_size=positive(config, "moe_intermediate_size"),
         shared_intermediate_size=0,
-        dense_layers=_dense_layers(config, dense.num_layers),
+        dense_layers=_dense_layers(config, without_experts.num_layers),
         scoring="softmax",
         normalize_top_k=flag(config, "norm_topk_prob"),
         score_correction_bias=False,
@@ -32,7 +34,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
         num_groups=1,
         groups_per_token=1,
     )
-    return replace(dense, experts=experts)
+    return replace(without_experts, experts=mixture)
 
 
 def _dense_layers(config: Mapping[str, Any], num_layers: int) -> frozenset[int]:

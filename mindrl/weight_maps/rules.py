@@ -6,8 +6,9 @@ offline conversion and live weight sync can't disagree.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 Partition = Literal["replicated", "rows", "columns", "gated_rows"]
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,12 @@ class WeightMap:
 
     architecture: Architecture
     rules: tuple[TensorRule, ...]
-    """In the order in which weights are exported: embedding, layers, final norm, output layer."""
+    """In the order in which weights are exported: embedding, layers, final norm, output layer, MTP layers."""
+    mtp: bool = False
+    """Whether the layers for multi-token prediction are among them."""
+    copies: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Further Hugging Face tensors, and the one of `hf_tensors` that each is a copy of, bit for bit. Megatron holds
+    one tensor for both. A file may lack the copy; on the way back it is written."""
 
     @cached_property
     def by_megatron_name(self) -> dict[str, TensorRule]:
@@ -172,4 +179,12 @@ class WeightMap:
     @property
     def num_parameters(self) -> int:
         """Parameters of the model, tied ones counted once."""
-        return sum(prod(source.shape) for source in self.hf_tensors)
+        return sum(prod(rule.megatron_shape) for rule in self.rules if not rule.keeps_dtype)
+
+    def leaves_out(self, hf_name: str) -> bool:
+        """Whether files of this model may hold this tensor and the map drops it on purpose: it is of an MTP layer."""
+        found = None if self.mtp else _LAYER.match(hf_name)
+        if found is None:
+            return False
+        first = self.architecture.num_layers
+        return first <= int(found[1]) < first + self.architecture.num_mtp_layers
