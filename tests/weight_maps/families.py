@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig
+
 from mindrl.weight_maps import Architecture, WeightMap, architecture_of, weight_map
-from tests.checkpoint.hf_models import Tensors, tensors_of, write_model
+from tests.checkpoint.hf_models import FAMILIES, SIZES, Tensors, tensors_of, write_model
 
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {"family": "llama"},
@@ -19,6 +21,22 @@ MODELS: dict[str, dict[str, Any]] = {
     "moonlight": {"family": "moonlight"},
 }
 """What `write_model` is told. Where layers for multi-token prediction are there, the map has them."""
+
+
+def architecture(name: str, *, tied: bool = False) -> Architecture:
+    """Of one of `MODELS`, without writing it."""
+    settings = dict(MODELS[name])
+    model_type, family_settings = FAMILIES[settings.pop("family")]
+    mtp = {"num_nextn_predict_layers": settings.pop("mtp", 0)}
+    config = AutoConfig.for_model(
+        model_type, tie_word_embeddings=tied, **SIZES | family_settings | mtp | settings
+    )
+    return architecture_of(config.to_dict())
+
+
+def full_map(name: str, *, tied: bool = False) -> WeightMap:
+    """The map of one of `MODELS`, with its layers for multi-token prediction."""
+    return weight_map(architecture(name, tied=tied), mtp="mtp" in MODELS[name])
 
 
 class Model:
