@@ -30,20 +30,42 @@ def latest_checkpoint(directory: Path) -> Path:
     """The `torch_dist` directory that a checkpoint directory's tracker points at.
 
     A `torch_dist` directory itself (`.../iter_0000010`) is also accepted."""
-    if (directory / ".metadata").exists():
+    path = latest_weights(directory)
+    if not (path / ".metadata").exists():
+        raise RequestError(
+            f"{path} has a file for each rank, in the layout from before torch_dist, which is read by `mindrl convert` "
+            "only: make a Hugging Face directory of it, and a checkpoint of that."
+        )
+    return path
+
+
+def latest_weights(directory: Path) -> Path:
+    """The same for weights in either layout: `torch_dist`, or the older one with a file for each rank."""
+    if _holds_weights(directory):
         return directory
     tracker = directory / TRACKER_NAME
     if not tracker.exists():
         raise RequestError(
-            f"{directory} is not a checkpoint directory: it has neither {TRACKER_NAME} nor .metadata."
+            f"{directory} is not a checkpoint directory: it has neither {TRACKER_NAME} nor .metadata nor mp_rank_*."
         )
     latest = tracker.read_text(encoding="utf-8", errors="replace").strip()
     if latest != RELEASE and not re.fullmatch("[0-9]{1,18}", latest):
         raise RequestError(f"{tracker} says {latest!r}, expected '{RELEASE}' or a number.")
     path = directory / (RELEASE if latest == RELEASE else iteration_name(int(latest)))
-    if not (path / ".metadata").exists():
-        raise RequestError(f"{tracker} points at {path}, which is not a torch_dist checkpoint.")
+    if not _holds_weights(path):
+        raise RequestError(
+            f"{tracker} points at {path}, which is no checkpoint: it has neither .metadata nor mp_rank_*."
+        )
     return path
+
+
+def holds_rank_files(checkpoint: Path) -> bool:
+    """Whether a checkpoint's own directory has a directory for each rank, `mp_rank_00...`."""
+    return not (checkpoint / ".metadata").exists() and any(checkpoint.glob("mp_rank_*"))
+
+
+def _holds_weights(checkpoint: Path) -> bool:
+    return (checkpoint / ".metadata").exists() or holds_rank_files(checkpoint)
 
 
 def latest_iteration(directory: Path) -> tuple[Path, int]:

@@ -12,8 +12,9 @@ from hf_models import write_model
 from torch.distributed.checkpoint import FileSystemReader
 
 from mindrl.checkpoint.conversion.convert import convert_hf_to_mcore
+from mindrl.checkpoint.formats.torch_archives import locate_tensor
 from mindrl.checkpoint.formats.torch_dist import read_directory
-from mindrl.checkpoint.formats.torch_zip import TensorArchive, locate_tensor
+from mindrl.checkpoint.formats.torch_zip import TensorArchive
 from mindrl.errors import RequestError
 
 dtypes = pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -48,9 +49,9 @@ def test_a_tensor_is_found_in_our_archives_and_in_those_of_torch(tmp_path, dtype
         path = tmp_path / "file"
         path.write_bytes(b"x" * 37 + data + b"y" * 11)
         with path.open("rb") as file:
-            offset, found_shape, found_dtype = locate_tensor(file, 37, len(data))
-        assert (found_shape, found_dtype) == (shape, dtype)
-        payload = path.read_bytes()[offset : offset + tensor.nbytes]
+            found = locate_tensor(file, 37, len(data))
+        assert (found.shape, found.dtype) == (shape, dtype)
+        payload = path.read_bytes()[found.offset : found.offset + tensor.nbytes]
         assert payload == tensor.view(torch.uint8).numpy().tobytes()
 
 

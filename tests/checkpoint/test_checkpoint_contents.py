@@ -15,7 +15,7 @@ import hal
 from mindrl.algorithms.objective import PolicyObjective
 from mindrl.checkpoint.conversion.convert import convert_mcore_to_hf
 from mindrl.checkpoint.formats.torch_dist import read_directory
-from mindrl.checkpoint.formats.torch_zip import locate_tensor
+from mindrl.checkpoint.formats.torch_archives import locate_tensor
 from mindrl.checkpoint.training import load_checkpoint, save_checkpoint
 from mindrl.errors import RequestError
 from mindrl.models.backend import MiniBatch, Part
@@ -169,7 +169,7 @@ def test_a_damaged_byte_is_found_by_every_rank(model: Path, data_parallel: Saved
     chunk = read_directory(saved)["decoder.final_layernorm.weight"].chunks[0]
     victim = saved / chunk.file
     with victim.open("r+b") as file:
-        payload, _, _ = locate_tensor(file, chunk.offset, chunk.length)
+        payload = locate_tensor(file, chunk.offset, chunk.length).offset
         file.seek(payload)
         byte = file.read(1)
         file.seek(payload)

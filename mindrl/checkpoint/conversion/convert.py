@@ -19,8 +19,9 @@ from mindrl.checkpoint.conversion.hf_to_mcore import plan_hf_to_mcore
 from mindrl.checkpoint.conversion.mcore_to_hf import LARGEST_FILE_BYTES, plan_mcore_to_hf
 from mindrl.checkpoint.expected import expected_tensors
 from mindrl.checkpoint.formats.safetensors_files import INDEX_NAME, read_model
-from mindrl.checkpoint.formats.torch_dist import METADATA_NAME, metadata_bytes, read_directory
+from mindrl.checkpoint.formats.torch_dist import METADATA_NAME, metadata_bytes
 from mindrl.checkpoint.plan_proof import prove
+from mindrl.checkpoint.saved_weights import open_checkpoint
 from mindrl.checkpoint.tokenizer_check import check_tokenizer
 from mindrl.errors import RequestError
 from mindrl.weight_maps import Architecture, read_architecture, weight_map
@@ -113,7 +114,7 @@ def convert_mcore_to_hf(
 
     Config and tokenizer come from `hf_dir`, else from `hf/` beside the checkpoint, else from `save_dir` where that
     is itself a Hugging Face directory; such a `save_dir` is kept and the result goes to `save_dir/mg2hg`."""
-    checkpoint = directories.latest_checkpoint(load_dir)
+    checkpoint = directories.latest_weights(load_dir)
     target, notes = save_dir, ()
     if (save_dir / "config.json").exists():
         target = save_dir / "mg2hg"
@@ -123,7 +124,8 @@ def convert_mcore_to_hf(
     check(arch)
     weights = weight_map(arch)
     directories.refuse_existing(target, overwrite, "config.json")
-    plan = plan_mcore_to_hf(weights, checkpoint, read_directory(checkpoint), dtype, max_file_bytes)
+    with open_checkpoint(checkpoint) as saved:
+        plan = plan_mcore_to_hf(weights, saved, dtype, max_file_bytes)
     prove(plan.copy)
     companions = _find_companions(
         config_dir, tokenizer, _main_dtype(plan.copy), arch.vocab_size, trust_remote_code

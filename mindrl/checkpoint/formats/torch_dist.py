@@ -5,12 +5,11 @@ checkpoint runs and the torch that wrote it does not matter. Writing emits torch
 fields: later ones have defaults on the class, so that older and newer torch load it.
 """
 
-import io
 import pickle
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,10 @@ import torch
 from torch.distributed.checkpoint import filesystem
 from torch.distributed.checkpoint import metadata as dcp
 
-from mindrl.checkpoint.byte_plan import ITEM_SIZES
+from mindrl.checkpoint.formats.inert_pickle import DAMAGE, PLAIN, Fields, unpickled
 from mindrl.errors import RequestError
 
 METADATA_NAME = ".metadata"
-_DAMAGE = (
-    pickle.UnpicklingError, EOFError, AttributeError, KeyError, TypeError, IndexError, ValueError, OverflowError,
-    MemoryError,
-)  # fmt: skip
-"""What a damaged pickle can raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,31 +92,32 @@ def _with_fields(cls: type, **fields: Any) -> Any:
 
 
 def read_directory(checkpoint: Path) -> dict[str, GlobalTensor]:
-    """Tensors of types that weights are stored in, by key; everything else in the checkpoint is left out."""
+    """Every tensor of the checkpoint by key; objects are left out.
+
+    Chunks lie in their tensors and archives apart from each other; whether chunks fill the tensor is not looked at."""
     with _metadata_of(checkpoint) as metadata:
         entries: Mapping[str, Any] = metadata.state_dict_metadata
         places = {(index.fqn, index.offset): info for index, info in metadata.storage_data.items()}
-        return {
-            key: _global_tensor(key, entry, places)
+        tensors = {
+            key: _global_tensor(checkpoint, key, entry, places)
             for key, entry in entries.items()
-            if isinstance(entry, _TensorStorageMetadata) and entry.properties.dtype in ITEM_SIZES
+            if isinstance(entry, _TensorStorageMetadata)
         }
+        _check_archives(checkpoint, places)
+    return tensors
 
 
 def read_keys(checkpoint: Path) -> frozenset[str]:
     """Keys of everything in the checkpoint: tensors, and objects as `key/shard_<place>_<of>`."""
     with _metadata_of(checkpoint) as metadata:
-        return frozenset(metadata.state_dict_metadata)
+        return frozenset(map(str, metadata.state_dict_metadata))
 
 
 def read_archives(checkpoint: Path) -> list[SavedObject]:
     """Where every archive of the checkpoint lies, whatever it holds, file by file."""
     with _metadata_of(checkpoint) as metadata:
-        archives = [
-            SavedObject(index.fqn, info.relative_path, info.offset, info.length)
-            for index, info in metadata.storage_data.items()
-        ]
-    return sorted(archives, key=lambda archive: (archive.file, archive.offset))
+        places = {(index.fqn, index.offset): info for index, info in metadata.storage_data.items()}
+        return _check_archives(checkpoint, places)
 
 
 @contextmanager
@@ -130,81 +125,96 @@ def _metadata_of(checkpoint: Path) -> Iterator[Any]:
     """`.metadata`; what is wrong with it, here or while it is used, becomes a `RequestError`."""
     path = checkpoint / METADATA_NAME
     try:
-        yield _MetadataUnpickler(io.BytesIO(path.read_bytes())).load()
+        yield unpickled(path.read_bytes(), _CLASSES)
     except FileNotFoundError:
         raise RequestError(f"{checkpoint} is not a torch_dist checkpoint: {path} does not exist.") from None
     except OSError as error:
         raise RequestError(f"{path} can't be read: {error.strerror}.") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         if isinstance(error, RequestError):
             raise
-        raise RequestError(f"{path} can't be read as a checkpoint's metadata: {error!r}.") from None
+        raise RequestError(
+            f"{path} can't be read as a checkpoint's metadata: {error!r}. Copy or convert the checkpoint again."
+        ) from None
 
 
-def _global_tensor(key: str, entry: Any, places: Mapping[tuple[str, Any], Any]) -> GlobalTensor:
+def _global_tensor(
+    checkpoint: Path, key: Any, entry: Any, places: Mapping[tuple[str, Any], Any]
+) -> GlobalTensor:
+    shape, dtype = entry.size, entry.properties.dtype
+    if not isinstance(key, str) or not isinstance(dtype, str) or not _are_counts(shape):
+        raise ValueError(f"{key!r} is no tensor: {dtype!r} {shape!r}")
     chunks: list[Chunk] = []
     for chunk in entry.chunks:
-        place = places[key, chunk.offsets]
+        offsets, sizes, place = chunk.offsets, chunk.sizes, places[key, chunk.offsets]
         if getattr(place, "transform_descriptors", None):
             raise RequestError(
                 f"Checkpoint tensor {key} is stored transformed: {place.transform_descriptors}."
             )
-        chunks.append(Chunk(chunk.offsets, chunk.sizes, place.relative_path, place.offset, place.length))
-    return GlobalTensor(key, entry.size, entry.properties.dtype, tuple(chunks))
+        if (
+            not _are_counts(offsets)
+            or not _are_counts(sizes)
+            or not len(offsets) == len(sizes) == len(shape)
+            or any(offset + size > length for offset, size, length in zip(offsets, sizes, shape, strict=True))
+        ):
+            raise RequestError(
+                f"{checkpoint / METADATA_NAME} is damaged: {key} has shape {shape}, and a chunk of {sizes!r} at "
+                f"{offsets!r}. Copy or convert the checkpoint again."
+            )
+        chunks.append(Chunk(offsets, sizes, place.relative_path, place.offset, place.length))
+    return GlobalTensor(key, shape, dtype, tuple(chunks))
 
 
-class _Inert:
-    """Stands for a pickled class that reading has no use for."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            self.__dict__.update(state)
-
-    def __setitem__(self, key: Any, value: Any) -> None: ...
-
-    def append(self, item: Any) -> None: ...
-
-    def add(self, item: Any) -> None: ...
+def _are_counts(numbers: Any) -> bool:
+    return isinstance(numbers, tuple) and all(type(number) is int and number >= 0 for number in numbers)
 
 
-class _Metadata(_Inert): ...
+def _check_archives(checkpoint: Path, places: Mapping[tuple[str, Any], Any]) -> list[SavedObject]:
+    """Every archive, file by file; each lies in a file of the checkpoint, none in another one's bytes."""
+    archives: list[SavedObject] = []
+    for (key, _), info in places.items():
+        file, span = info.relative_path, (info.offset, info.length)
+        if not isinstance(file, str) or Path(file).name != file or not _are_counts(span):
+            raise ValueError(f"{key!r} is said to lie at {span!r} of {file!r}")
+        archives.append(SavedObject(str(key), file, *span))
+    archives.sort(key=lambda archive: (archive.file, archive.offset))
+    for before, after in pairwise(archives):
+        if before.file == after.file and before.offset + before.length > after.offset:
+            raise RequestError(
+                f"{checkpoint / METADATA_NAME} is damaged: {before.key} and {after.key} are both said to lie at byte "
+                f"{after.offset} of {before.file}. Copy or convert the checkpoint again."
+            )
+    return archives
 
 
-class _TensorStorageMetadata(_Inert): ...
+class _Metadata(Fields):
+    state_dict_metadata: Mapping[str, Any]
+    storage_data: Mapping[Any, Any]
 
 
-class _MetadataIndex(_Inert):
+class _TensorStorageMetadata(Fields): ...
+
+
+class _MetadataIndex(Fields):
     """Hashable after unpickling: torch uses it as a key. Identity is enough, as each occurs once."""
 
     fqn: str
     offset: tuple[int, ...] | None = None
 
 
-class _TensorProperties(_Inert):
+class _TensorProperties(Fields):
     dtype: str
 
     def __setstate__(self, state: Any) -> None:
         self.dtype = state["dtype"] if isinstance(state, dict) else state[0]
 
 
-_CLASSES = {
-    "Metadata": _Metadata,
-    "TensorStorageMetadata": _TensorStorageMetadata,
-    "TensorProperties": _TensorProperties,
-    "MetadataIndex": _MetadataIndex,
+_MODULE = "torch.distributed.checkpoint.metadata"
+_CLASSES = PLAIN | {
+    (_MODULE, "Metadata"): _Metadata,
+    (_MODULE, "TensorStorageMetadata"): _TensorStorageMetadata,
+    (_MODULE, "ChunkStorageMetadata"): Fields,
+    (_MODULE, "TensorProperties"): _TensorProperties,
+    (_MODULE, "MetadataIndex"): _MetadataIndex,
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): Fields,
 }
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch.distributed.checkpoint.metadata" and name in _CLASSES:
-            return _CLASSES[name]
-        if (module, name) == ("torch", "Size"):
-            return lambda sizes=(): tuple(sizes)
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return name
-        return _Inert

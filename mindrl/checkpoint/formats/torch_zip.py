@@ -1,29 +1,20 @@
-"""The zip layout of `torch.save` for one contiguous tensor: written around a payload, and located in a file.
-
-Only a fixed set of names is unpickled, so that reading a checkpoint never runs code from it.
-"""
+"""The zip layout of `torch.save` for one contiguous tensor, written around a payload."""
 
 import io
 import pickle
 import struct
-import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 from mindrl.checkpoint.byte_plan import ITEM_SIZES
-from mindrl.checkpoint.formats.torch_dist import SavedObject
-from mindrl.errors import RequestError
 
 _STORAGES = {"float32": "FloatStorage", "bfloat16": "BFloat16Storage", "float16": "HalfStorage"}
-_DTYPES = {storage: dtype for dtype, storage in _STORAGES.items()}
 _ALIGNMENT = 64
 """torch.save starts payloads at such a multiple, counted from the start of the archive."""
 _MAX_PAYLOAD = 2**32 - 2**16
@@ -144,89 +135,3 @@ def _pickled_tensor(shape: tuple[int, ...], dtype: str) -> bytes:
     buffer = io.BytesIO()
     _TensorPickler(buffer, protocol=2).dump(_PickledTensor(shape, dtype))
     return buffer.getvalue()
-
-
-def locate_tensor(file: BinaryIO, offset: int, length: int) -> tuple[int, tuple[int, ...], str]:
-    """Find the tensor in the archive at `offset`: (byte in the file where its values start, shape, dtype).
-
-    Raises `RequestError` for an archive that holds anything but one contiguous, uncompressed tensor."""
-    try:
-        with zipfile.ZipFile(_Slice(file, offset, length)) as archive:
-            by_name = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-            dtype, key, first, shape, strides = _TensorUnpickler(
-                io.BytesIO(archive.read(by_name["data.pkl"]))
-            ).load()
-            info = by_name[f"data/{key}"]
-    except (zipfile.BadZipFile, KeyError, pickle.UnpicklingError, TypeError, ValueError) as error:
-        raise RequestError(f"{file.name} holds no readable tensor at byte {offset}: {error}.") from None
-    contiguous = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
-    same_order = all(size == 1 or a == b for size, a, b in zip(shape, strides, contiguous, strict=True))
-    end = (first + prod(shape)) * ITEM_SIZES[dtype]
-    if info.compress_type != zipfile.ZIP_STORED or not same_order or end > info.file_size:
-        raise RequestError(
-            f"{file.name} holds a tensor at byte {offset} that is compressed or not contiguous."
-        )
-    file.seek(offset + info.header_offset + _LOCAL_HEADER.size - 4)
-    name_length, extra_length = struct.unpack("<2H", file.read(4))
-    payload = offset + info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
-    return payload + first * ITEM_SIZES[dtype], shape, dtype
-
-
-def find_damage(checkpoint: Path, archives: Iterable[SavedObject]) -> Iterator[str]:
-    """A sentence for every archive that is not as it was written, by the checksums inside."""
-    for archive in archives:
-        path = checkpoint / archive.file
-        try:
-            with path.open("rb") as file:
-                damaged = zipfile.ZipFile(_Slice(file, archive.offset, archive.length)).testzip()
-        except (OSError, zipfile.BadZipFile) as error:
-            yield f"{path}, which holds {archive.key} of the checkpoint, can't be read: {error}."
-        else:
-            if damaged is not None:
-                yield f"{path} is damaged: {archive.key}, at byte {archive.offset}, differs from its checksum."
-
-
-class _TensorUnpickler(pickle.Unpickler):
-    """Yields (dtype, storage key, first value, shape, strides) instead of a tensor."""
-
-    def persistent_load(self, pid: Any) -> tuple[str, str]:
-        return pid[1], str(pid[2])
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda storage, first, shape, strides, *_: (*storage, first, tuple(shape), tuple(strides))
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return lambda data, *_: data
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch" and name in _DTYPES:
-            return _DTYPES[name]
-        raise pickle.UnpicklingError(f"{module}.{name} is not part of a saved weight")
-
-
-class _Slice(io.RawIOBase):
-    """Part of a file as a file."""
-
-    def __init__(self, file: BinaryIO, offset: int, length: int) -> None:
-        self._file, self._offset, self._length, self._position = file, offset, length, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        self._file.seek(self._offset + self._position)
-        left = max(0, self._length - self._position)
-        num_bytes = self._file.readinto(memoryview(buffer)[:left])
-        self._position += num_bytes
-        return num_bytes
