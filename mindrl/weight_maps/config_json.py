@@ -112,13 +112,20 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
         "attention_bias (a bias on the attention output)": bool(config.get("attention_bias")),
         "mlp_bias": bool(config.get("mlp_bias")),
         "sliding-window attention": _uses_sliding_window(config),
-        "quantization_config (quantised weights)": bool(config.get("quantization_config")),
+        _quantisation(config): bool(config.get("quantization_config")),
     }
     found = [reason for reason, unsupported in reasons.items() if unsupported]
     if found:
         raise RequestError(
             f"config.json of this {config['model_type']} model asks for {', '.join(found)}: not supported."
         )
+
+
+def _quantisation(config: Mapping[str, Any]) -> str:
+    given = config.get("quantization_config")
+    if isinstance(given, Mapping) and given.get("quant_method") == "fp8":
+        return "quantization_config (FP8 weights; `mindrl convert --from-fp8` makes bfloat16 of them first)"
+    return "quantization_config (quantised weights)"
 
 
 def _uses_sliding_window(config: Mapping[str, Any]) -> bool:

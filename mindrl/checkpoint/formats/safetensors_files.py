@@ -110,12 +110,16 @@ def _weight_files(hf_dir: Path) -> list[Path]:
     )
 
 
+Planned = tuple[str, tuple[int, ...], str, tuple[Tile, ...]]
+"""A tensor to be written: name, shape, dtype, and what it is made of."""
+
+
 def lay_out(
-    tensors: Sequence[tuple[str, tuple[int, ...], str, tuple[Tile, ...]]], max_file_bytes: int
+    tensors: Sequence[Planned], max_file_bytes: int
 ) -> tuple[tuple[OutputFile, ...], dict[str, Any] | None]:
-    """Files for (name, shape, dtype, tiles), in order, and the content of the index if there is more than one."""
-    groups: list[list[tuple[str, tuple[int, ...], str, tuple[Tile, ...]]]] = [[]]
-    filled = total = 0
+    """Files of bounded size, in order, and the content of the index if there is more than one."""
+    groups: list[list[Planned]] = [[]]
+    filled = 0
     for tensor in tensors:
         num_bytes = prod(tensor[1]) * ITEM_SIZES[tensor[2]]
         if groups[-1] and filled + num_bytes > max_file_bytes:
@@ -123,18 +127,25 @@ def lay_out(
             filled = 0
         groups[-1].append(tensor)
         filled += num_bytes
-        total += num_bytes
     if len(groups) == 1:
-        return (_lay_out_file(SINGLE_NAME, groups[0]),), None
-    names = [f"model-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
-    weight_map = {tensor[0]: name for name, group in zip(names, groups, strict=True) for tensor in group}
-    files = tuple(_lay_out_file(name, group) for name, group in zip(names, groups, strict=True))
+        return lay_out_as({SINGLE_NAME: groups[0]})
+    names = (f"model-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1))
+    return lay_out_as(dict(zip(names, groups, strict=True)))
+
+
+def lay_out_as(
+    groups: Mapping[str, Sequence[Planned]],
+) -> tuple[tuple[OutputFile, ...], dict[str, Any] | None]:
+    """Files of these names with these tensors, and the content of the index unless it is one file that needs none."""
+    files = tuple(_lay_out_file(name, group) for name, group in groups.items())
+    if set(groups) == {SINGLE_NAME}:
+        return files, None
+    total = sum(prod(tensor[1]) * ITEM_SIZES[tensor[2]] for group in groups.values() for tensor in group)
+    weight_map = {tensor[0]: name for name, group in groups.items() for tensor in group}
     return files, {"metadata": {"total_size": total}, "weight_map": weight_map}
 
 
-def _lay_out_file(
-    file_name: str, tensors: Sequence[tuple[str, tuple[int, ...], str, tuple[Tile, ...]]]
-) -> OutputFile:
+def _lay_out_file(file_name: str, tensors: Sequence[Planned]) -> OutputFile:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape, dtype, _ in tensors:
@@ -145,8 +156,14 @@ def _lay_out_file(
     data_start = 8 + len(text)
     records = tuple(
         Record(
-            name, data_start + header[name]["data_offsets"][0], shape[0], prod(shape[1:]), dtype, tuple(tiles)
+            name,
+            offset=data_start + header[name]["data_offsets"][0],
+            rows=shape[0] if shape else 1,
+            columns=prod(shape[1:]),
+            dtype=dtype,
+            tiles=tuple(tiles),
         )
         for name, shape, dtype, tiles in tensors
+        if prod(shape)  # of an empty tensor there is the header's entry only
     )
     return OutputFile(file_name, data_start + end, records, ((0, struct.pack("<Q", len(text)) + text),))
