@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 from mindrl.checkpoint.byte_plan import CopyPlan, OutputFile, Record, StoredTensor, Tile
-from mindrl.checkpoint.formats.safetensors_files import Planned, lay_out
+from mindrl.checkpoint.formats.safetensors_files import lay_out
 from mindrl.checkpoint.saved_weights import SavedWeights
 from mindrl.weight_maps import TensorRule, WeightMap
 
@@ -30,7 +30,7 @@ def plan_mcore_to_hf(
     saved.require_model(weights)
     sources: list[StoredTensor] = []
     dropped: list[Tile] = []
-    outputs: dict[str, Planned] = {}
+    outputs: dict[str, tuple[str, tuple[int, ...], str, tuple[Tile, ...]]] = {}
     for rule in weights.rules:
         tiles, rule_dtype = saved.tiles(rule), _dtype(rule, saved, dtype)
         sources += dict.fromkeys(tile.source for tile in tiles)

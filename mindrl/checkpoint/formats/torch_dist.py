@@ -170,21 +170,26 @@ def _are_counts(numbers: Any) -> bool:
 
 
 def _check_archives(checkpoint: Path, places: Mapping[tuple[str, Any], Any]) -> list[SavedObject]:
-    """Every archive, file by file; each lies in a file of the checkpoint, none in another one's bytes."""
-    archives: list[SavedObject] = []
-    for (key, _), info in places.items():
+    """Every archive, file by file; each lies in a file of the checkpoint, none in another one's bytes.
+
+    Objects may be one and the same archive."""
+    archives: list[tuple[SavedObject, bool]] = []
+    for (key, offsets), info in places.items():
         file, span = info.relative_path, (info.offset, info.length)
         if not isinstance(file, str) or Path(file).name != file or not _are_counts(span):
             raise ValueError(f"{key!r} is said to lie at {span!r} of {file!r}")
-        archives.append(SavedObject(str(key), file, *span))
-    archives.sort(key=lambda archive: (archive.file, archive.offset))
-    for before, after in pairwise(archives):
-        if before.file == after.file and before.offset + before.length > after.offset:
+        archives.append((SavedObject(str(key), file, *span), offsets is None))
+    archives.sort(key=lambda archive: (archive[0].file, archive[0].offset))
+    for (before, first_is_object), (after, second_is_object) in pairwise(archives):
+        if before.file != after.file or before.offset + before.length <= after.offset:
+            continue
+        same = (before.offset, before.length) == (after.offset, after.length)
+        if not (same and first_is_object and second_is_object):
             raise RequestError(
                 f"{checkpoint / METADATA_NAME} is damaged: {before.key} and {after.key} are both said to lie at byte "
                 f"{after.offset} of {before.file}. Copy or convert the checkpoint again."
             )
-    return archives
+    return [archive for archive, _ in archives]
 
 
 class _Metadata(Fields):
