@@ -1,10 +1,12 @@
 """Names of the `_extra_state` objects that TransformerEngine modules ask a checkpoint for.
 
-Read off Megatron-core 0.16.1's sources (`extensions/transformer_engine.py`, `models/gpt/gpt_layer_specs.py`,
-`transformer/utils.py`): every linear layer and norm of TransformerEngine has one, under the key of the module, with the
-places that its weight is stacked at; experts have one each. Embedding, output layer and router are Megatron's own and
-have none. Core attention is listed for older versions, which ask for it. TransformerEngine itself needs an accelerator, so no model of it has loaded these: the same names are compared with those that Megatron's
-own layers ask for, which stand in the same places.
+Every linear layer and norm of TransformerEngine has one, under the key of the module, with the places that its weight is
+stacked at; experts have one each. Embedding, output layer and router are Megatron's own and have none. Core attention
+has one in layers for multi-token prediction only, and in other versions of Megatron-core everywhere, so that all are
+written.
+
+TransformerEngine itself needs an accelerator, and no model of it has loaded these names here. They are what
+Megatron-core 0.16.1's code for it asks for, run with modules that have TransformerEngine's parameters and no more.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,16 +1,19 @@
 """Megatron-core models of an architecture, whole, in one process: of Megatron's own layers, or of the project's."""
 
+from contextlib import nullcontext
 from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.extensions.transformer_engine_spec_provider import TESpecProvider
 from megatron.core.models.backends import LocalSpecProvider
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_decoder_block_spec,
     get_gpt_mtp_block_spec_for_backend,
 )
-from megatron.core.transformer import MLATransformerConfig, TransformerConfig
+from megatron.core.transformer import MLATransformerConfig, TransformerConfig, transformer_block
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 
 import hal
@@ -20,7 +23,7 @@ from mindrl.models.megatron.random_state import seed_generators
 from mindrl.models.megatron.transformer_config import FIXED
 from mindrl.weight_maps import Architecture
 
-Layers = Literal["megatron", "project"]
+Layers = Literal["megatron", "transformer_engine", "project"]
 
 
 class NoAttention(torch.nn.Module):
@@ -43,9 +46,13 @@ def build(architecture: Architecture, layers: Layers) -> GPTModel:
         selection = hal.select(accelerator, kernel_facts(architecture))
         spec, backend = decoder_spec(config, selection), HalSpecProvider(selection)
     else:
-        spec, backend = _local_spec(config), LocalSpecProvider()
+        transformer_engine = layers == "transformer_engine"
+        spec = _spec(config, transformer_engine)
+        backend = TESpecProvider() if transformer_engine else LocalSpecProvider()
     mtp = get_gpt_mtp_block_spec_for_backend(config, spec, backend) if architecture.num_mtp_layers else None
-    with accelerator.device():
+    # With TransformerEngine this asks it for a context, which the stand-in does not make.
+    no_context = patch.object(transformer_block, "get_cpu_offload_context", lambda *_: (nullcontext(), None))
+    with accelerator.device(), no_context:
         return GPTModel(
             config=config,
             transformer_layer_spec=spec,
@@ -57,9 +64,11 @@ def build(architecture: Architecture, layers: Layers) -> GPTModel:
         )
 
 
-def _local_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
-    spec = get_gpt_decoder_block_spec(config, use_transformer_engine=False, normalization="RMSNorm")
-    if config.multi_latent_attention:
+def _spec(config: TransformerConfig, transformer_engine: bool) -> TransformerBlockSubmodules:
+    spec = get_gpt_decoder_block_spec(
+        config, use_transformer_engine=transformer_engine, normalization="RMSNorm"
+    )
+    if config.multi_latent_attention and not transformer_engine:
         for layer in spec.layer_specs:
             layer.submodules.self_attention.submodules.core_attention = NoAttention
     return spec
@@ -77,6 +86,7 @@ def transformer_config(arch: Architecture, layers: Layers) -> TransformerConfig:
         "add_qkv_bias": arch.qkv_bias,
         "params_dtype": torch.float32,
         "use_te_activation_func": layers == "project",
+        "transformer_impl": "transformer_engine" if layers == "transformer_engine" else "local",
         "mtp_num_layers": arch.num_mtp_layers or None,
     }
     if arch.experts is not None:
@@ -94,7 +104,7 @@ def transformer_config(arch: Architecture, layers: Layers) -> TransformerConfig:
             "moe_router_enable_expert_bias": arch.experts.score_correction_bias,
             "moe_router_topk_scaling_factor": arch.experts.routed_scaling_factor,
             "moe_token_dispatcher_type": "alltoall",
-            "moe_grouped_gemm": layers == "project",
+            "moe_grouped_gemm": layers != "megatron",
         }
         if arch.experts.num_groups > 1:
             settings["moe_router_num_groups"] = arch.experts.num_groups
