@@ -109,6 +109,11 @@ class OutputFile:
     literals: tuple[tuple[int, bytes], ...] = ()
     """(offset, bytes)"""
 
+    @property
+    def num_bytes(self) -> int:
+        """Payload bytes of its records."""
+        return sum(record.num_bytes for record in self.records)
+
 
 @dataclass(frozen=True)
 class CopyPlan:
@@ -122,7 +127,7 @@ class CopyPlan:
     @property
     def num_bytes(self) -> int:
         """Payload bytes to be written."""
-        return sum(record.num_bytes for file in self.files for record in file.records)
+        return sum(file.num_bytes for file in self.files)
 
 
 def bands(tiles: Sequence[Tile]) -> Iterator[tuple[int, int, list[Tile]]]:

@@ -1,4 +1,4 @@
-"""Checkpoint directories: which iteration is the latest, and new ones that appear complete or not at all.
+"""Checkpoint directories: which iteration is the latest, and what may be replaced.
 
 MCORE/latest_checkpointed_iteration.txt    "release" or the iteration's number, written last
 MCORE/release/                             converted weights
@@ -9,8 +9,6 @@ MCORE/hf/                                  config.json and tokenizer files of th
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from mindrl.errors import RequestError
@@ -134,24 +132,3 @@ def refuse_existing(target: Path, overwrite: bool, marker: str) -> None:
             f"{target} holds checkpoints saved by training ({', '.join(trained)}), so --overwrite does not "
             "replace it: remove them yourself or choose another --save-dir."
         )
-
-
-@contextmanager
-def appearing_at(target: Path) -> Iterator[Path]:
-    """A temporary sibling of `target` to write into; renamed to it at the end, removed on any failure.
-
-    What was at `target` is replaced; check with `refuse_existing` first."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f".{target.name}.partial-{os.getpid()}"
-    temporary.mkdir()
-    try:
-        yield temporary
-        if target.exists():
-            old = target.parent / f".{target.name}.replaced-{os.getpid()}"
-            target.rename(old)
-            temporary.rename(target)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoModelForCausalLM
 
-from mindrl.checkpoint.conversion import copying, hf_to_mcore
+from mindrl.checkpoint.conversion import copying, hf_to_mcore, workers
 from mindrl.checkpoint.conversion.convert import convert_hf_to_mcore, convert_mcore_to_hf
 from mindrl.errors import RequestError
 
@@ -129,7 +129,7 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(copying, "write_group", interrupt)
+    monkeypatch.setattr(workers, "write_group", interrupt)
     with pytest.raises(KeyboardInterrupt):
         to_mcore(hf, tmp_path / "mcore", overwrite=True)
     with pytest.raises(KeyboardInterrupt):

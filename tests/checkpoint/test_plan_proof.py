@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindrl.checkpoint.byte_plan import CopyPlan, OutputFile, Record, StoredTensor, Tile
-from mindrl.checkpoint.conversion import convert
+from mindrl.checkpoint.conversion import engine
 from mindrl.checkpoint.conversion.convert import convert_hf_to_mcore, convert_mcore_to_hf
 from mindrl.checkpoint.plan_proof import PlanError, prove
 from mindrl.weight_maps import FAMILIES
@@ -138,7 +138,7 @@ def true_plans(family: str) -> tuple[CopyPlan, CopyPlan]:
     plans: list[CopyPlan] = []
     with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         root = Path(directory)
-        patch.setattr(convert, "prove", plans.append)
+        patch.setattr(engine, "prove", plans.append)
         convert_hf_to_mcore(
             write_model(root / "hf", family), root / "mcore", tensor_parallel_size=2, progress=False
         )

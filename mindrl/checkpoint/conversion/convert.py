@@ -1,32 +1,41 @@
-"""Offline conversion between Hugging Face directories and Megatron checkpoint directories, without building a model."""
+"""Offline conversion between Hugging Face directories and Megatron checkpoint directories, without building a model.
+
+What a conversion is, is decided here: what is read, what goes with it, where the result lies. How it is carried out is
+the engine's.
+"""
 
 import json
-import shutil
-import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from tqdm import tqdm
 
 from mindrl.checkpoint import directories
 from mindrl.checkpoint.byte_plan import CopyPlan
 from mindrl.checkpoint.companions import Companions, find_companions
-from mindrl.checkpoint.conversion.copying import carry_out
-from mindrl.checkpoint.conversion.hf_to_mcore import plan_hf_to_mcore
-from mindrl.checkpoint.conversion.mcore_to_hf import LARGEST_FILE_BYTES, plan_mcore_to_hf
+from mindrl.checkpoint.conversion.engine import ALONE, Job, Outcome, Work, carry_out
+from mindrl.checkpoint.conversion.hf_to_mcore import McorePlan, plan_hf_to_mcore
+from mindrl.checkpoint.conversion.mcore_to_hf import LARGEST_FILE_BYTES, HfPlan, plan_mcore_to_hf
 from mindrl.checkpoint.expected import expected_tensors
+from mindrl.checkpoint.formats.fp8_blocks import without_fp8
 from mindrl.checkpoint.formats.safetensors_files import INDEX_NAME, read_model
 from mindrl.checkpoint.formats.torch_dist import METADATA_NAME, metadata_bytes
-from mindrl.checkpoint.plan_proof import prove
 from mindrl.checkpoint.saved_weights import open_checkpoint
 from mindrl.checkpoint.tokenizer_check import check_tokenizer
 from mindrl.errors import RequestError
-from mindrl.weight_maps import Architecture, read_architecture, weight_map
+from mindrl.weight_maps import Architecture, WeightMap, architecture_of, weight_map
+from mindrl.weight_maps.architecture import read_config
 
-DESCRIPTION_BYTES = 1 << 16
+Mtp = Literal["keep", "drop"]
+_DESCRIPTION = {
+    "sharded_backend": "torch_dist",
+    "sharded_backend_version": 1,
+    "common_backend": "torch",
+    "common_backend_version": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -38,8 +47,13 @@ class Conversion:
     dtype: str
     """Type of the resulting weights, several joined by commas."""
     num_parameters: int
-    num_bytes: int
+    outcome: Outcome
     notes: tuple[str, ...] = ()
+
+    @property
+    def num_bytes(self) -> int:
+        """Payload of the result."""
+        return self.outcome.num_bytes
 
 
 def convert_hf_to_mcore(
@@ -48,53 +62,45 @@ def convert_hf_to_mcore(
     *,
     dtype: str | None = None,
     tensor_parallel_size: int | None = None,
+    expert_tensor_parallel_size: int | None = None,
+    mtp: Mtp | None = None,
     tokenizer: Path | None = None,
     trust_remote_code: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    work: Work = ALONE,
     check: Callable[[Architecture], None] = lambda _: None,
 ) -> Conversion:
     """Write `save_dir/{release, hf, latest_checkpointed_iteration.txt}`, loadable at any parallel layout.
 
-    `dtype` None keeps each tensor's type; `tokenizer` is a file or directory to take the tokenizer from instead;
+    `dtype` None keeps each tensor's type, and makes bfloat16 of FP8; the parallel sizes are hints for the number of
+    parts; `mtp`: what becomes of layers for multi-token prediction, to be said where there are any; `tokenizer` is a file or directory to take the tokenizer from instead;
     `trust_remote_code` has the tokenizer loaded, its own code included, before anything is written; `check` may refuse
     the model before anything is planned."""
-    arch = read_architecture(load_dir)
+    arch = architecture_of(without_fp8(read_config(load_dir), load_dir / "config.json"))
     check(arch)
-    weights = weight_map(arch)
-    stored, notes = expected_tensors(weights, read_model(load_dir), load_dir)
     directories.refuse_existing(save_dir, overwrite, directories.TRACKER_NAME)
-    plan = plan_hf_to_mcore(weights, stored, dtype, tensor_parallel_size)
-    prove(plan.copy)
-    companions = _find_companions(
-        load_dir, tokenizer, _main_dtype(plan.copy), arch.vocab_size, trust_remote_code
+    found = read_model(load_dir)
+    weights = weight_map(
+        arch, mtp=_keeps_mtp(arch, mtp, any(map(weight_map(arch).leaves_out, found)), load_dir)
     )
-    with directories.appearing_at(save_dir) as root:
-        release = root / directories.RELEASE
-        release.mkdir()
-        _copy(plan.copy, release, progress, companions)
-        torch.save({"content_metadata": {}, "iteration": 0, "checkpoint_version": 3.0}, release / "common.pt")
-        _write_json(
-            release / "metadata.json",
-            {
-                "sharded_backend": "torch_dist",
-                "sharded_backend_version": 1,
-                "common_backend": "torch",
-                "common_backend_version": 1,
-            },
-        )
-        companions.write(root / directories.HF_NAME)
-        (release / METADATA_NAME).write_bytes(metadata_bytes(plan.tensors, plan.objects))
-        directories.write_tracker(root, directories.RELEASE)
+    stored, notes = expected_tensors(weights, found, load_dir)
+    plan = plan_hf_to_mcore(weights, stored, dtype, tensor_parallel_size, expert_tensor_parallel_size)
+    companions = _find_companions(load_dir, tokenizer, plan.copy, weights, trust_remote_code)
+    job = Job(
+        plan=plan.copy,
+        source=load_dir,
+        target=save_dir,
+        folder=directories.RELEASE,
+        options={"to": "mcore", "dtype": dtype, "parts": [tensor_parallel_size, expert_tensor_parallel_size]},
+        bytes_beside=companions.num_bytes,
+        finish=lambda root: _finish_checkpoint(root, plan, companions),
+        small_files=("common.pt", "metadata.json", METADATA_NAME),
+    )
+    outcome = carry_out(job, work, progress=progress)
     dtypes = ", ".join(sorted({tensor.dtype for tensor in plan.tensors}))
-    return Conversion(
-        save_dir,
-        arch.family,
-        dtypes,
-        weights.num_parameters,
-        plan.copy.num_bytes,
-        (*notes, *companions.notes),
-    )
+    said = (*notes, *companions.notes, *outcome.notes)
+    return Conversion(save_dir, arch.family, dtypes, weights.num_parameters, outcome, said)
 
 
 def convert_mcore_to_hf(
@@ -103,14 +109,17 @@ def convert_mcore_to_hf(
     *,
     dtype: str | None = None,
     hf_dir: Path | None = None,
+    mtp: Mtp | None = None,
     tokenizer: Path | None = None,
     trust_remote_code: bool = False,
     overwrite: bool = False,
     progress: bool = True,
     max_file_bytes: int = LARGEST_FILE_BYTES,
+    work: Work = ALONE,
     check: Callable[[Architecture], None] = lambda _: None,
 ) -> Conversion:
-    """Write a Hugging Face directory from the latest checkpoint in `load_dir` (or from one `torch_dist` directory).
+    """Write a Hugging Face directory from the latest checkpoint in `load_dir` (or from one
+    checkpoint's own directory), in either layout.
 
     Config and tokenizer come from `hf_dir`, else from `hf/` beside the checkpoint, else from `save_dir` where that
     is itself a Hugging Face directory; such a `save_dir` is kept and the result goes to `save_dir/mg2hg`."""
@@ -120,25 +129,41 @@ def convert_mcore_to_hf(
         target = save_dir / "mg2hg"
         notes = (f"{save_dir} is a Hugging Face directory: it is kept, the result is in {target}.",)
     config_dir = _config_directory(checkpoint, hf_dir, save_dir)
-    arch = read_architecture(config_dir)
+    arch = architecture_of(without_fp8(read_config(config_dir), config_dir / "config.json"))
     check(arch)
-    weights = weight_map(arch)
     directories.refuse_existing(target, overwrite, "config.json")
+    weights = weight_map(arch, mtp=_keeps_mtp(arch, mtp, arch.num_mtp_layers > 0, config_dir))
     with open_checkpoint(checkpoint) as saved:
         plan = plan_mcore_to_hf(weights, saved, dtype, max_file_bytes)
-    prove(plan.copy)
-    companions = _find_companions(
-        config_dir, tokenizer, _main_dtype(plan.copy), arch.vocab_size, trust_remote_code
-    )
-    with directories.appearing_at(target) as root:
-        _copy(plan.copy, root, progress, companions)
+    companions = _find_companions(config_dir, tokenizer, plan.copy, weights, trust_remote_code)
+    options = {"to": "hf", "dtype": dtype, "max_file_bytes": max_file_bytes}
+    outcome = carry_out(_hf_job(plan, checkpoint, target, options, companions), work, progress=progress)
+    dtypes = ", ".join(sorted(plan.dtypes))
+    said = (*notes, *companions.notes, *outcome.notes)
+    return Conversion(target, arch.family, dtypes, weights.num_parameters, outcome, said)
+
+
+def _hf_job(
+    plan: HfPlan, source: Path, target: Path, options: Mapping[str, Any], companions: Companions
+) -> Job:
+    """A job whose result is a Hugging Face directory."""
+
+    def finish(root: Path) -> None:
         if plan.index is not None:
             _write_json(root / INDEX_NAME, plan.index)
         companions.write(root)
-    dtypes = ", ".join(sorted(plan.dtypes))
-    return Conversion(
-        target, arch.family, dtypes, weights.num_parameters, plan.copy.num_bytes, (*notes, *companions.notes)
-    )
+
+    return Job(plan.copy, source, target, "", options, companions.num_bytes, finish, (INDEX_NAME,))
+
+
+def _finish_checkpoint(root: Path, plan: McorePlan, companions: Companions) -> None:
+    """Everything but the weights of a Megatron checkpoint directory; last what says that it is one."""
+    release = root / directories.RELEASE
+    torch.save({"content_metadata": {}, "iteration": 0, "checkpoint_version": 3.0}, release / "common.pt")
+    _write_json(release / "metadata.json", _DESCRIPTION)
+    companions.write(root / directories.HF_NAME)
+    (release / METADATA_NAME).write_bytes(metadata_bytes(plan.tensors, plan.objects))
+    directories.write_tracker(root, directories.RELEASE)
 
 
 def _config_directory(checkpoint: Path, hf_dir: Path | None, save_dir: Path) -> Path:
@@ -154,14 +179,32 @@ def _config_directory(checkpoint: Path, hf_dir: Path | None, save_dir: Path) -> 
     )
 
 
+def _keeps_mtp(arch: Architecture, choice: Mtp | None, present: bool, hf_dir: Path) -> bool:
+    """Whether layers for multi-token prediction go along: nobody else can know whether they are wanted."""
+    if choice is None and arch.num_mtp_layers and present:
+        raise RequestError(
+            f"{hf_dir} has {arch.num_mtp_layers} layers for multi-token prediction (num_nextn_predict_layers): say "
+            "--mtp keep to take them along, or --mtp drop to leave them out (training here does not use them)."
+        )
+    if choice == "keep" and not arch.num_mtp_layers:
+        raise RequestError(f"--mtp keep: config.json in {hf_dir} has no layers for multi-token prediction.")
+    return choice == "keep"
+
+
 def _find_companions(
-    hf_dir: Path, tokenizer: Path | None, dtype: str, vocab_size: int, trust_remote_code: bool
+    hf_dir: Path, tokenizer: Path | None, plan: CopyPlan, weights: WeightMap, trust_remote_code: bool
 ) -> Companions:
-    """The files beside the weights, with a config.json of `dtype`; their tokenizer looked at where that may run code."""
-    companions = find_companions(hf_dir, tokenizer).saying(dtype)
+    """The files beside the weights, with a config.json that says what they are now; their tokenizer looked at where
+    that may run code."""
+    companions = find_companions(hf_dir, tokenizer).saying(_main_dtype(plan))
+    config = without_fp8(companions.config, hf_dir / "config.json")
+    if weights.architecture.num_mtp_layers and not weights.mtp:
+        config["num_nextn_predict_layers"] = 0
+    companions = replace(companions, config=config)
     if not trust_remote_code:
         return companions
-    return replace(companions, notes=(*companions.notes, check_tokenizer(companions, vocab_size)))
+    told = check_tokenizer(companions, weights.architecture.vocab_size)
+    return replace(companions, notes=(*companions.notes, told))
 
 
 def _main_dtype(plan: CopyPlan) -> str:
@@ -171,21 +214,6 @@ def _main_dtype(plan: CopyPlan) -> str:
         for record in file.records:
             values[record.dtype] += record.rows * record.columns
     return values.most_common(1)[0][0]
-
-
-def _copy(plan: CopyPlan, directory: Path, progress: bool, companions: Companions) -> None:
-    """Carry the plan out where there is room for it, for the files beside the weights, and for what describes them."""
-    beside = companions.num_bytes + DESCRIPTION_BYTES
-    needed, free = sum(file.size for file in plan.files) + beside, shutil.disk_usage(directory).free
-    if needed > free:
-        raise RequestError(
-            f"--save-dir: the disk there has {free / 1e9:.3g} GB free, the result takes {needed / 1e9:.3g} GB. Make "
-            "room, or choose another place."
-        )
-    with tqdm(
-        total=plan.num_bytes, unit="B", unit_scale=True, desc="convert", disable=not progress, file=sys.stderr
-    ) as bar:
-        carry_out(plan, directory, bar.update)
 
 
 def _write_json(path: Path, content: object) -> None:

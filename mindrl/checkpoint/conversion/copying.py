@@ -3,7 +3,7 @@
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mindrl.checkpoint.byte_plan import FP8, ITEM_SIZES, CopyPlan, Record, StoredTensor, Tile, bands
+from mindrl.checkpoint.byte_plan import FP8, ITEM_SIZES, Record, StoredTensor, Tile, bands
 from mindrl.errors import RequestError
 
 PIECE_BYTES = 8 << 20
@@ -20,25 +20,6 @@ PIECE_BYTES = 8 << 20
 resident set."""
 
 Bytes2d = npt.NDArray[np.uint8]
-
-
-def carry_out(plan: CopyPlan, directory: Path, advance: Callable[[int], None]) -> None:
-    """Write every file of the plan into `directory`; `advance` hears of payload bytes written."""
-    sources = SourceFiles()
-    try:
-        for file in plan.files:
-            target = os.open(directory / file.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            try:
-                for offset, data in file.literals:
-                    write(target, data, offset)
-                for group in side_by_side(file.records):
-                    for num_bytes, _ in write_group(target, group, sources):
-                        advance(num_bytes)
-                os.fsync(target)
-            finally:
-                os.close(target)
-    finally:
-        sources.close()
 
 
 def pieces(record: Record, sources: "SourceFiles") -> Iterator[tuple[int, Bytes2d]]:
@@ -172,7 +153,9 @@ class SourceFiles:
 
     def __init__(self) -> None:
         self._descriptors: dict[Path, int] = {}
-        self._opening = threading.Lock()
+        self._turn = threading.Lock()
+        self.bytes_read = 0
+        """So far."""
 
     def close(self) -> None:
         for descriptor in self._descriptors.values():
@@ -213,7 +196,12 @@ class SourceFiles:
         descriptor = self._descriptor(source.path)
         view = out.data.cast("B")
         while len(view):
-            count = os.preadv(descriptor, [view], offset)
+            try:
+                count = os.preadv(descriptor, [view], offset)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(source.path)) from error
+            with self._turn:
+                self.bytes_read += count
             if count == 0:
                 raise RequestError(
                     f"{source.path} ends at byte {offset}, inside tensor {source.name}: it is cut off."
@@ -223,7 +211,7 @@ class SourceFiles:
     def _descriptor(self, path: Path) -> int:
         descriptor = self._descriptors.get(path)
         if descriptor is None:
-            with self._opening:
+            with self._turn:
                 descriptor = self._descriptors.get(path)
                 if descriptor is None:
                     descriptor = self._descriptors[path] = os.open(path, os.O_RDONLY)

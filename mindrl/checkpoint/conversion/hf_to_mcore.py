@@ -12,7 +12,7 @@ from mindrl.checkpoint.byte_plan import ITEM_SIZES, CopyPlan, OutputFile, Record
 from mindrl.checkpoint.formats.torch_dist import Chunk, GlobalTensor, SavedObject
 from mindrl.checkpoint.formats.torch_zip import TensorArchive
 from mindrl.errors import RequestError
-from mindrl.weight_maps import Architecture, TensorRule, WeightMap
+from mindrl.weight_maps import TensorRule, WeightMap, extra_state_keys
 
 DEFAULT_PARTS = 8
 """Megatron's loader reads whole chunks, so a weight is saved in as many parts as tensor parallelism may want."""
@@ -41,7 +41,7 @@ def plan_hf_to_mcore(
 
     The sizes are hints for the number of parts."""
     writer = _Writer()
-    objects = tuple(writer.add_object(key) for key in _extra_state_keys(weights.architecture))
+    objects = tuple(writer.add_object(key) for key in extra_state_keys(weights))
     chunks: dict[str, list[Chunk]] = {}
     dtypes: dict[str, str] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -211,18 +211,3 @@ def _dtype(rule: TensorRule, sources: Sequence[StoredTensor], wanted: str | None
         names = ", ".join(f"{source.name} ({source.value_dtype})" for source in sources)
         raise RequestError(f"{names} become one Megatron tensor: give one type with --params-dtype.")
     return kinds.pop()
-
-
-def _extra_state_keys(arch: Architecture) -> list[str]:
-    """Objects that a TransformerEngine model of this architecture asks for; a local one ignores them."""
-    modules = ["self_attention.linear_qkv", "self_attention.linear_proj", "self_attention.core_attention"]
-    if arch.qk_norm:
-        modules += ["self_attention.q_layernorm", "self_attention.k_layernorm"]
-    modules += ["mlp.linear_fc1", "mlp.linear_fc2"]
-    layers = arch.num_layers
-    keys = [
-        f"decoder.layers.{module}._extra_state/shard_{layer}_{layers}"
-        for module in modules
-        for layer in range(layers)
-    ]
-    return [*keys, "decoder.final_layernorm._extra_state/shard_0_1"]

@@ -1,0 +1,259 @@
+"""From a plan to a result: proved, carried out file by file in a partial directory, joined, and renamed into place.
+
+One mechanism serves an interrupted conversion, which goes on where it was, and several hosts, which each write some of
+the files: the last one to end finds every file noted, and joins them.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import mindrl
+from mindrl.checkpoint.byte_plan import CopyPlan, OutputFile
+from mindrl.checkpoint.conversion.estimate import Estimate, estimate, shard, share_of
+from mindrl.checkpoint.conversion.manifest import is_note_of, write_manifest
+from mindrl.checkpoint.conversion.partial import PartialResult
+from mindrl.checkpoint.conversion.workers import Copier, default_workers
+from mindrl.checkpoint.plan_proof import prove
+from mindrl.errors import RequestError
+
+DESCRIPTION_BYTES = 1 << 20
+"""Room for what describes the files."""
+DRY_RUN_SHARDS = 4
+"""Hosts that a dry run divides the work over where no number is given."""
+_PLACE = attrgetter("source_row", "source_column", "row", "column", "num_rows", "num_columns")
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A conversion, planned completely."""
+
+    plan: CopyPlan
+    source: Path
+    """What is converted."""
+    target: Path
+    """Where the result appears."""
+    folder: str
+    """Folder of the result in which the plan's files lie; "": the result itself."""
+    options: Mapping[str, Any]
+    """What was asked for, as JSON: together with sources and plan it decides every byte."""
+    bytes_beside: int
+    """Of files that `finish` copies."""
+    finish: Callable[[Path], None]
+    """Writes everything but the plan's files into the result; may run again after an interruption."""
+    small_files: tuple[str, ...]
+    """Names, in `folder`, of what `finish` writes and nobody is to change: their checksums are recorded too."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """This process's part of a job."""
+
+    workers: int | None = None
+    """Threads; None: one per core."""
+    num_shards: int = 1
+    """Processes, on one host or many, that share the files."""
+    shard_index: int | None = 0
+    """Which of them this is, from 0; None: it writes no file, and joins those of all."""
+    dry_run: bool = False
+    """Only say what would be done."""
+
+
+ALONE = Work()
+"""All of it, at once."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it."""
+
+    complete: bool
+    """The result is in its place; else other shards are still to come, or it was a dry run."""
+    num_bytes: int
+    """Payload bytes of the whole result."""
+    bytes_moved: int = 0
+    """Read and written by this process."""
+    lower_bound: int = 0
+    """Bytes that any way of writing the same files has to move."""
+    estimate: Estimate | None = None
+    """Of a dry run."""
+    notes: tuple[str, ...] = ()
+
+
+def carry_out(job: Job, work: Work, *, progress: bool = True) -> Outcome:
+    """Prove the plan, and (unless it is a dry run) write this process's files and join all if these were the last.
+
+    What is at the target is replaced: see `directories.refuse_existing`. `RequestError` if there is no room, a source
+    can't be read or holds what can't be converted, or another process or conversion is in the way. An interrupted
+    conversion keeps the files that are complete, and goes on with the rest when it is asked for again."""
+    prove(job.plan)
+    workers = work.workers or default_workers()
+    if work.dry_run:
+        shards = work.num_shards if work.num_shards > 1 else DRY_RUN_SHARDS
+        planned = estimate(job.plan, shards, workers, _free_bytes(job.target))
+        return Outcome(False, job.plan.num_bytes, lower_bound=planned.total.lower_bound, estimate=planned)
+    alone = work.num_shards == 1 and work.shard_index is not None
+    partial = PartialResult(job.target, _identity(job), alone=alone)
+    keep = not alone
+    try:
+        outcome = _write_and_join(job, work, workers, partial, progress)
+    except OSError as error:
+        keep = keep or partial.has_notes()
+        raise _storage_failed(job, partial, keep, error) from error
+    except KeyboardInterrupt:
+        keep = keep or partial.has_notes()
+        raise
+    else:
+        keep = True
+        return outcome
+    finally:
+        if not keep:
+            partial.discard()
+        partial.close()
+
+
+def _write_and_join(job: Job, work: Work, workers: int, partial: PartialResult, progress: bool) -> Outcome:
+    folder = partial.result / job.folder
+    folder.mkdir(exist_ok=True)
+    notes: list[str] = []
+    if partial.restarted:
+        notes.append(
+            f"An earlier conversion to {job.target} was not finished: begun anew ({partial.restarted})."
+        )
+    mine: tuple[OutputFile, ...] = ()
+    if work.shard_index is not None:
+        mine = shard(job.plan.files, work.num_shards, work.shard_index)
+    left = [file for file in mine if not partial.is_done(file, folder)]
+    if len(left) < len(mine):
+        notes.append(f"{len(mine) - len(left)} of {len(mine)} files were complete from an earlier run.")
+    _require_room(job, partial, left)
+    total, to_do = (sum(file.num_bytes for file in files) for files in (mine, left))
+    with tqdm(
+        total=total, initial=total - to_do, unit="B", unit_scale=True, desc="convert", disable=not progress
+    ) as bar:
+        copier = Copier(partial, folder, bar.update)
+        copier.run(left, workers)
+    complete = _join(job, work, partial, folder, notes)
+    moved, bound = copier.bytes_read + copier.bytes_written, share_of(left).lower_bound
+    return Outcome(complete, job.plan.num_bytes, moved, bound, notes=tuple(notes))
+
+
+def _join(job: Job, work: Work, partial: PartialResult, folder: Path, notes: list[str]) -> bool:
+    """Complete the result if every file is there; else say what is missing, and who writes it."""
+    missing = [file for file in job.plan.files if not partial.is_done(file, folder)]
+    if missing:
+        told = f"{len(missing)} of {len(job.plan.files)} files are still to be written{_by_whom(job, work, missing)}"
+        if work.shard_index is None:
+            raise RequestError(f"{partial.path} can't be joined: {told}. Run them, then join again.")
+        notes.append(
+            f"{told}. Whoever ends last joins them; if nobody did, the same command with --join in place of --shard-index does."
+        )
+        return False
+    if not partial.take_alone():
+        notes.append(
+            f"Every file is written, but another process is still at work in {partial.path}: it joins them."
+        )
+        return False
+    noted = partial.notes(job.plan.files)
+    for file in job.plan.files:
+        if not is_note_of(noted[file.name], file):
+            raise RequestError(
+                f"{folder / file.name} is not as planned: delete {partial.path} and convert again."
+            )
+    about = {"mindrl": mindrl.__version__, "source": str(job.source), "options": job.options}
+    job.finish(partial.result)
+    write_manifest(folder, about, noted, (name for name in job.small_files if (folder / name).exists()))
+    partial.publish()
+    return True
+
+
+def _by_whom(job: Job, work: Work, missing: list[OutputFile]) -> str:
+    if work.num_shards == 1:
+        return ""
+    names = {file.name for file in missing}
+    shards = [
+        str(index)
+        for index in range(work.num_shards)
+        if any(file.name in names for file in shard(job.plan.files, work.num_shards, index))
+    ]
+    return f" by --shard-index {', '.join(shards)} of --num-shards {work.num_shards}"
+
+
+def _require_room(job: Job, partial: PartialResult, left: Iterable[OutputFile]) -> None:
+    """Look at the disk before the first byte; what an interrupted process has left will be overwritten."""
+    needed, free = (
+        sum(file.size for file in left) + job.bytes_beside + DESCRIPTION_BYTES,
+        _free_bytes(partial.path),
+    )
+    folder = partial.result / job.folder
+    reused = sum(path.stat().st_blocks * 512 for file in left if (path := folder / file.name).exists())
+    if needed > free + reused:
+        raise RequestError(
+            f"--save-dir: the disk there has {free / 1e9:.3g} GB free, the result takes {needed / 1e9:.3g} GB. Make "
+            "room, or choose another place."
+        )
+
+
+def _storage_failed(job: Job, partial: PartialResult, kept: bool, error: OSError) -> RequestError:
+    """What a disk or a file said in the middle, what is left, and how to go on."""
+    folder = partial.result / job.folder
+    missing = sum(file.size for file in job.plan.files if not partial.is_done(file, folder))
+    room = (
+        f" Make room for {missing / 1e9:.3g} GB, or choose another --save-dir."
+        if error.errno in _DISK_FULL
+        else ""
+    )
+    rest = (
+        f"{partial.path} holds the files that are complete: run the same command again to go on, or delete it."
+        if kept
+        else f"Nothing is left at {job.target}."
+    )
+    return RequestError(f"{error.filename or job.target}: {error.strerror}.{room} {rest}")
+
+
+def _free_bytes(path: Path) -> int:
+    """Of the disk where `path` is or will be."""
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def _identity(job: Job) -> dict[str, Any]:
+    """By what every byte of the result is decided, as JSON."""
+    paths = {
+        tensor.path for source in job.plan.sources for tensor in (source, source.scales) if tensor is not None
+    }
+    stats = {os.path.relpath(path, job.source): path.stat() for path in sorted(paths)}
+    identity = {
+        "mindrl": mindrl.__version__,
+        "options": job.options,
+        "sources": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
+        "plan": _digest(job.plan),
+    }
+    return json.loads(json.dumps(identity))
+
+
+def _digest(plan: CopyPlan) -> str:
+    """SHA-256 over what is copied where."""
+    digest = hashlib.sha256()
+    for file in plan.files:
+        digest.update(repr((file.name, file.size, file.literals)).encode())
+        for record in file.records:
+            tiles = [
+                (tile.source.name, tile.source.offset, tile.source.dtype, _PLACE(tile))
+                for tile in record.tiles
+            ]
+            place = (record.name, record.offset, record.rows, record.columns, record.dtype)
+            digest.update(repr((place, tiles)).encode())
+    return digest.hexdigest()
