@@ -27,7 +27,9 @@ def planned_architecture(config: Config) -> Architecture:
     return architecture_file(config.model.architecture)
 
 
-NO_SHAPE = frozenset({"dtype", "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling"})
+NO_SHAPE = frozenset(
+    {"dtype", "max_position_embeddings", "num_mtp_layers", "rms_norm_eps", "rope_theta", "rope_scaling"}
+)
 """Fields in which the base model and what was tuned from it may differ."""
 
 

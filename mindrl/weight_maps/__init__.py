@@ -36,20 +36,28 @@ FAMILIES = {family.MODEL_TYPE: family for family in (llama, qwen2, qwen3, qwen3_
 """Family file by `model_type`."""
 
 
-def architecture_of(config: Mapping[str, Any]) -> Architecture:
-    """Read a config.json (transformers 4 or 5); `RequestError` names what is not supported."""
+def architecture_of(config: Mapping[str, Any], *, weights_only: bool = False) -> Architecture:
+    """Read a config.json (transformers 4 or 5); `RequestError` names what is not supported.
+
+    `weights_only`: the model is not going to be run, and what decides its forward pass only is accepted."""
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise RequestError(
             f"config.json says model_type {model_type!r}, which has no weight map. "
             f"There are maps for: {', '.join(sorted(FAMILIES))}."
         )
-    return FAMILIES[model_type].architecture(config)
+    architecture = FAMILIES[model_type].architecture(config)
+    if architecture.unsupported and not weights_only:
+        raise RequestError(
+            f"config.json of this {model_type} model asks for {', '.join(architecture.unsupported)}: not supported by "
+            "training, evaluation and planning. Its weights can be converted."
+        )
+    return architecture
 
 
-def read_architecture(hf_dir: Path) -> Architecture:
+def read_architecture(hf_dir: Path, *, weights_only: bool = False) -> Architecture:
     """`architecture_of` the config.json in a Hugging Face directory."""
-    return architecture_of(read_config(hf_dir))
+    return architecture_of(read_config(hf_dir), weights_only=weights_only)
 
 
 def require_training(arch: Architecture) -> None:

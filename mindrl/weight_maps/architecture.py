@@ -76,7 +76,8 @@ class Architecture:
     rms_norm_eps: float
     rope_theta: float
     rope_scaling: Mapping[str, Any] | None
-    """None for plain rotary embedding, else `{"rope_type": "llama3", "factor": ...}` with Megatron's constants."""
+    """None for plain rotary embedding; `{"rope_type": "llama3", "factor": ...}` with Megatron's constants; or
+    `{"rope_type": "yarn", ...}` with all of `mindrl.weight_maps.rope.YARN_KEYS`."""
     qkv_bias: bool
     """Query, key and value projections have a bias; no other projection has."""
     qk_norm: bool
@@ -91,6 +92,9 @@ class Architecture:
     """None: grouped-query attention."""
     num_mtp_layers: int = 0
     """Layers after the last one that predict further tokens (DeepSeek-V3); not part of the model that is trained."""
+    unsupported: tuple[str, ...] = ()
+    """What config.json asks of the forward pass that nothing here computes. Weights can be converted all the same;
+    `mindrl.weight_maps.architecture_of` refuses it unless only they are wanted."""
 
     @property
     def heads_per_group(self) -> int:

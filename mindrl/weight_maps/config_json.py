@@ -1,13 +1,15 @@
 """Reads the fields of config.json (transformers 4 or 5) that families share.
 
-Every function raises `RequestError` for what would otherwise be got silently wrong."""
+What decides the tensors is refused by `RequestError` where it is not understood. What decides the forward pass only is
+named in `Architecture.unsupported`: weights can be converted, and whoever runs the model refuses."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from mindrl.errors import RequestError
 from mindrl.weight_maps.architecture import Architecture
+from mindrl.weight_maps.numbers import flag, number, positive
+from mindrl.weight_maps.rope import read_rope
 
 MOST_LAYERS = 10_000
 MOST_HEADS = 100_000
@@ -16,10 +18,17 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def dense_architecture(
-    config: Mapping[str, Any], *, family: str, qkv_bias: bool, qk_norm: bool, head_dim: int | None = None
+    config: Mapping[str, Any],
+    *,
+    family: str,
+    qkv_bias: bool,
+    qk_norm: bool,
+    head_dim: int | None = None,
+    yarn: bool = False,
 ) -> Architecture:
-    """A model without experts and latent attention; `head_dim` is the family's default, if it has one of its own."""
-    _refuse_unsupported(config)
+    """A model without experts and latent attention. `head_dim` is the family's default, if it has one of its own;
+    `yarn`: whether rotary embedding of that type is computed for it."""
+    _refuse_other_tensors(config)
     num_heads = positive(config, "num_attention_heads", most=MOST_HEADS)
     num_kv_heads = positive(config, "num_key_value_heads", default=num_heads)
     hidden_size = positive(config, "hidden_size")
@@ -28,7 +37,7 @@ def dense_architecture(
             f"config.json has {num_heads} attention heads and {num_kv_heads} key-value heads: "
             "the first must be a multiple of the second."
         )
-    theta, scaling = _rope(config)
+    rope = read_rope(config, yarn=yarn)
     return Architecture(
         family=family,
         model_type=config["model_type"],
@@ -41,78 +50,22 @@ def dense_architecture(
         vocab_size=positive(config, "vocab_size"),
         max_position_embeddings=positive(config, "max_position_embeddings"),
         rms_norm_eps=number("rms_norm_eps", config.get("rms_norm_eps", 1e-6)),
-        rope_theta=theta,
-        rope_scaling=scaling,
+        rope_theta=rope.theta,
+        rope_scaling=rope.scaling,
         qkv_bias=qkv_bias,
         qk_norm=qk_norm,
         tied_embeddings=flag(config, "tie_word_embeddings"),
         dtype=_dtype(config),
+        unsupported=(*_other_forward_pass(config), *rope.unsupported),
     )
 
 
-def positive(config: Mapping[str, Any], key: str, default: int | None = None, most: int | None = None) -> int:
-    """A positive integer, no larger than `most`; null reads as absent."""
-    value = config.get(key)
-    if value is None:
-        value = default
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise RequestError(f"config.json: {key} is {value!r}, expected a positive integer.")
-    if most is not None and value > most:
-        raise RequestError(
-            f"config.json: {key} is {value}; no model has more than {most}: this must be a mistake."
-        )
-    return value
-
-
-def count(config: Mapping[str, Any], key: str) -> int:
-    """An integer that may be zero, which absent and null read as."""
-    value = config.get(key) or 0
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise RequestError(f"config.json: {key} is {value!r}, expected an integer that is not negative.")
-    return value
-
-
-def experts_per_token(config: Mapping[str, Any], num_experts: int) -> int:
-    """`num_experts_per_tok`: no more than there are."""
-    per_token = positive(config, "num_experts_per_tok")
-    if per_token > num_experts:
-        raise RequestError(
-            f"config.json: num_experts_per_tok is {per_token}, and there are {num_experts} experts to choose from."
-        )
-    return per_token
-
-
-def number(key: str, value: object) -> float:
-    """A finite number."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise RequestError(f"config.json: {key} is {value!r}, expected a number.")
-    return float(value)
-
-
-def flag(config: Mapping[str, Any], key: str, default: bool = False) -> bool:
-    """A truth value; null reads as false."""
-    value = config.get(key, default)
-    if value not in (True, False, None):
-        raise RequestError(f"config.json: {key} is {value!r}, expected true or false.")
-    return bool(value)
-
-
-def expect(config: Mapping[str, Any], key: str, allowed: object) -> None:
-    """Refuse another value than the only one that is understood; absent and null are fine."""
-    value = config.get(key)
-    if value is not None and value != allowed:
-        raise RequestError(f"config.json: {key} is {value!r}; supported is only {allowed!r}.")
-
-
-def _refuse_unsupported(config: Mapping[str, Any]) -> None:
-    """Name every setting that changes the forward pass and that no map here carries."""
-    activation = config.get("hidden_act", "silu")
+def _refuse_other_tensors(config: Mapping[str, Any]) -> None:
+    """Name every setting by which a model has other tensors than any map here."""
     reasons = {
-        f"hidden_act {activation!r} (only silu)": activation not in ("silu", "swish"),
         "attention_bias (a bias on the attention output)": bool(config.get("attention_bias")),
         "mlp_bias": bool(config.get("mlp_bias")),
-        "sliding-window attention": _uses_sliding_window(config),
-        _quantisation(config): bool(config.get("quantization_config")),
+        "quantization_config (quantised weights)": bool(config.get("quantization_config")),
     }
     found = [reason for reason, unsupported in reasons.items() if unsupported]
     if found:
@@ -121,11 +74,14 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
         )
 
 
-def _quantisation(config: Mapping[str, Any]) -> str:
-    given = config.get("quantization_config")
-    if isinstance(given, Mapping) and given.get("quant_method") == "fp8":
-        return "quantization_config (FP8 weights; `mindrl convert --from-fp8` makes bfloat16 of them first)"
-    return "quantization_config (quantised weights)"
+def _other_forward_pass(config: Mapping[str, Any]) -> list[str]:
+    """Every setting with which the same tensors are computed with differently."""
+    activation = config.get("hidden_act", "silu")
+    reasons = {
+        f"hidden_act {activation!r} (only silu)": activation not in ("silu", "swish"),
+        "sliding-window attention": _uses_sliding_window(config),
+    }
+    return [reason for reason, unsupported in reasons.items() if unsupported]
 
 
 def _uses_sliding_window(config: Mapping[str, Any]) -> bool:
@@ -137,30 +93,6 @@ def _uses_sliding_window(config: Mapping[str, Any]) -> bool:
         return False
     first_sliding_layer = number("max_window_layers", config.get("max_window_layers", 0))
     return first_sliding_layer < positive(config, "num_hidden_layers")
-
-
-def _rope(config: Mapping[str, Any]) -> tuple[float, Mapping[str, Any] | None]:
-    """Base and scaling, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (4)."""
-    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(given, Mapping):
-        raise RequestError(f"config.json: rope_parameters or rope_scaling is {given!r}, expected an object.")
-    rope = dict(given)
-    theta = number("rope_theta", rope.pop("rope_theta", None) or config.get("rope_theta") or 10000.0)
-    kind = rope.pop("rope_type", None) or rope.pop("type", None) or "default"
-    if kind == "default":
-        return theta, None
-    megatron_constants = {
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-    different = {key: rope.get(key) for key, value in megatron_constants.items() if rope.get(key) != value}
-    if kind != "llama3" or different or "factor" not in rope:
-        raise RequestError(
-            f"config.json asks for rotary embedding of type {kind!r} with {rope}: supported are 'default', and "
-            f"'llama3' with a factor and {megatron_constants} (what Megatron-core computes)."
-        )
-    return theta, {"rope_type": "llama3", "factor": number("factor", rope["factor"])}
 
 
 def _dtype(config: Mapping[str, Any]) -> str:

@@ -9,15 +9,8 @@ from typing import Any
 
 from mindrl.weight_maps import dense, experts, latent_attention
 from mindrl.weight_maps.architecture import Architecture, LatentAttention, MixtureOfExperts
-from mindrl.weight_maps.config_json import (
-    count,
-    dense_architecture,
-    expect,
-    experts_per_token,
-    flag,
-    number,
-    positive,
-)
+from mindrl.weight_maps.config_json import dense_architecture
+from mindrl.weight_maps.numbers import count, expect, experts_per_token, flag, number, positive
 
 MODEL_TYPE = "deepseek_v3"
 TITLE = "DeepSeek-V3"
@@ -25,11 +18,10 @@ LAYER = (dense.input_norm, latent_attention.latent_attention, dense.mlp_norm, ex
 
 
 def architecture(config: Mapping[str, Any]) -> Architecture:
-    expect(config, "scoring_func", "sigmoid")
     expect(config, "topk_method", "noaux_tc")
     expect(config, "moe_layer_freq", 1)
     latent = _latent_attention(config)
-    plain = dense_architecture(config, family=MODEL_TYPE, qkv_bias=False, qk_norm=False)
+    plain = dense_architecture(config, family=MODEL_TYPE, qkv_bias=False, qk_norm=False, yarn=True)
     return replace(
         plain,
         num_kv_heads=plain.num_heads,
@@ -37,7 +29,18 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
         latent_attention=latent,
         experts=_experts(config, plain.num_layers),
         num_mtp_layers=count(config, "num_nextn_predict_layers"),
+        unsupported=(*plain.unsupported, *_other_forward_pass(config)),
     )
+
+
+def _other_forward_pass(config: Mapping[str, Any]) -> list[str]:
+    """Settings with which the same tensors are computed with differently."""
+    scoring, interleave = config.get("scoring_func") or "sigmoid", config.get("rope_interleave", True)
+    reasons = {
+        f"scoring_func {scoring!r} (only 'sigmoid')": scoring != "sigmoid",
+        f"rope_interleave {interleave!r} (only true)": interleave is not True,
+    }
+    return [reason for reason, unsupported in reasons.items() if unsupported]
 
 
 def _latent_attention(config: Mapping[str, Any]) -> LatentAttention:

@@ -7,7 +7,8 @@ from typing import Any
 from mindrl.errors import RequestError
 from mindrl.weight_maps import dense, experts
 from mindrl.weight_maps.architecture import Architecture, MixtureOfExperts
-from mindrl.weight_maps.config_json import count, dense_architecture, experts_per_token, flag, positive
+from mindrl.weight_maps.config_json import dense_architecture
+from mindrl.weight_maps.numbers import count, experts_per_token, flag, positive
 
 MODEL_TYPE = "qwen3_moe"
 TITLE = "Qwen3-MoE"
