@@ -31,9 +31,11 @@ def check_checkpoint(arch: Architecture, checkpoint: Path) -> None:
 
 
 def expected_tensors(
-    weights: WeightMap, stored: Mapping[str, StoredTensor], hf_dir: Path
+    weights: WeightMap, stored: Mapping[str, StoredTensor], hf_dir: Path, *, compare: bool = True
 ) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
-    """The map's tensors out of the files, all there, of the right shape, and nothing unknown beside them."""
+    """The map's tensors out of the files, all there, of the right shape, and nothing unknown beside them; and notes.
+
+    `compare` reads tensors that files hold twice, such as tied embeddings; without it only headers count."""
     notes: list[str] = []
     expected = {source.name: source for source in weights.hf_tensors}
     missing = [name for name in expected if name not in stored]
@@ -45,15 +47,17 @@ def expected_tensors(
     for copy, original in weights.copies.items():
         if copy in unknown and original in stored:
             unknown.remove(copy)
-            _require_equal(stored[copy], stored[original], f"{copy} is a copy of {original} in such models")
+            if compare:
+                _require_equal(stored[copy], stored[original], "Such models hold one tensor twice", "")
     if weights.architecture.tied_embeddings and "lm_head.weight" in unknown:
         unknown.remove("lm_head.weight")
-        _require_equal(
-            stored["lm_head.weight"],
-            stored["model.embed_tokens.weight"],
-            "config.json ties the embeddings",
-            " Set tie_word_embeddings to false if both are meant.",
-        )
+        if compare:
+            _require_equal(
+                stored["lm_head.weight"],
+                stored["model.embed_tokens.weight"],
+                "config.json ties the embeddings",
+                " Set tie_word_embeddings to false if both are meant.",
+            )
         notes.append("lm_head.weight is the embedding (tied), so it is stored once.")
     if missing or unknown:
         raise RequestError(
@@ -68,9 +72,9 @@ def expected_tensors(
     return {name: stored[name] for name in expected}, tuple(notes)
 
 
-def _require_equal(a: StoredTensor, b: StoredTensor, reason: str, remedy: str = "") -> None:
-    """Compare two tensors' bytes in pieces."""
-    equal = (a.shape, a.dtype) == (b.shape, b.dtype)
+def _require_equal(a: StoredTensor, b: StoredTensor, reason: str, remedy: str) -> None:
+    """Compare two tensors' bytes in pieces, and those of their scales."""
+    equal = (a.shape, a.dtype, a.scales is None) == (b.shape, b.dtype, b.scales is None)
     with a.path.open("rb") as file_a, b.path.open("rb") as file_b:
         file_a.seek(a.offset)
         file_b.seek(b.offset)
@@ -83,6 +87,8 @@ def _require_equal(a: StoredTensor, b: StoredTensor, reason: str, remedy: str = 
         raise RequestError(
             f"{reason}, but {a.name} differs from {b.name}, in {a.path}: one of the two is wrong.{remedy}"
         )
+    if a.scales is not None and b.scales is not None:
+        _require_equal(a.scales, b.scales, reason, remedy)
 
 
 def _some(names: list[str]) -> str:

@@ -187,13 +187,16 @@ def locate_tensor(file: BinaryIO, offset: int, length: int, name: str = "") -> S
         archive = Archive(file, offset, length)
         archive.require_byte_order()
         tensor = _unpickled_tensor(archive.read("data.pkl", _MAX_TENSOR_PICKLE))
-        stored = archive.stored(tensor, name, Path(file.name))
+        stored = archive.stored(tensor, name, _path(file.name))
         if stored.transposed:
             raise DamagedArchive(f"its values are not contiguous (strides {tensor.strides})")
     except DamagedArchive as error:
         what = f", {name}," if name else ""
         raise RequestError(f"{file.name} holds no readable tensor{what} at byte {offset}: {error}.") from None
     return stored
+
+
+_path = lru_cache(Path)
 
 
 @lru_cache(maxsize=1024)

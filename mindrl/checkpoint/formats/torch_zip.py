@@ -32,11 +32,11 @@ class TensorArchive:
     shape: tuple[int, ...]
     dtype: str
 
-    @property
+    @cached_property
     def head_size(self) -> int:
         return len(self._before) + self._payload_header_size
 
-    @property
+    @cached_property
     def tail_size(self) -> int:
         return len(self.tail(0))
 

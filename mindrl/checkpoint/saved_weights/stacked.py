@@ -152,7 +152,8 @@ class StackedWeights(SavedWeights):
                     f"{stored.path} holds {stored.dtype} {stored.shape} where the checkpoint's metadata has "
                     f"{tensor.dtype} {chunk.sizes} of {tensor.key}. Copy or convert the checkpoint again."
                 )
-            self._located[chunk] = stored
+            if prod(stored.shape[: len(stored.shape) - 2]) > 1:  # of several weights, each of which will ask
+                self._located[chunk] = stored
         return stored
 
     def _chunks_at(self, tensor: GlobalTensor, leading: int) -> dict[tuple[int, ...], list[Chunk]]:
