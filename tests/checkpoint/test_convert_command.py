@@ -1,7 +1,6 @@
 """`mindrl convert` and the scripts around it: every flag is honoured, or answered with why it has no effect."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,23 +107,3 @@ def test_help_imports_neither_torch_nor_ray_nor_vllm():
     )
     assert done.returncode == 0, done.stderr
     assert "mindrl convert --load-model-type hf" in done.stdout
-
-
-@pytest.mark.parametrize("name", ["qwen25", "qwen3", "llama"])
-def test_the_example_scripts_convert_there_and_back(tmp_path, name):
-    family = name.replace("qwen25", "qwen2")
-    model = write_model(tmp_path / "hf", family, dtype=torch.bfloat16)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    for step, load, save in (("hf2mcore", "hf", "mcore"), ("mcore2hf", "mcore", "back")):
-        script = ROOT / f"examples/ckpt/ckpt_convert_{name}_{step}.sh"
-        directories = {"LOAD_DIR": str(tmp_path / load), "SAVE_DIR": str(tmp_path / save)}
-        done = subprocess.run(
-            ["bash", str(script)],
-            env=os.environ | directories | {"PATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-    assert_same_bits(tmp_path / "back", model)

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# DeepSeek-V3 from a Megatron checkpoint to a Hugging Face directory; _convert.sh says what the variables mean.
+#
+#   LOAD_DIR=... SAVE_DIR=... bash examples/ckpt/ckpt_convert_deepseek_v3_mcore2hf.sh [flags of mindrl convert]
+set -euo pipefail
+
+export LOAD_DIR=${LOAD_DIR:-ckpt/mcore/DeepSeek-V3}
+export SAVE_DIR=${SAVE_DIR:-models/DeepSeek-V3-trained}
+exec bash "$(dirname "${BASH_SOURCE[0]}")/_convert.sh" mg hf "$@"

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Qwen3-MoE from a Megatron checkpoint to a Hugging Face directory; _convert.sh says what the variables mean.
+#
+#   LOAD_DIR=... SAVE_DIR=... bash examples/ckpt/ckpt_convert_qwen3_moe_mcore2hf.sh [flags of mindrl convert]
+set -euo pipefail
+
+export LOAD_DIR=${LOAD_DIR:-ckpt/mcore/Qwen3-30B-A3B}
+export SAVE_DIR=${SAVE_DIR:-models/Qwen3-30B-A3B-trained}
+exec bash "$(dirname "${BASH_SOURCE[0]}")/_convert.sh" mg hf "$@"
