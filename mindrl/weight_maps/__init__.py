@@ -28,7 +28,6 @@ __all__ = [
     "architecture_of",
     "extra_state_keys",
     "read_architecture",
-    "require_training",
     "weight_map",
 ]
 
@@ -58,15 +57,6 @@ def architecture_of(config: Mapping[str, Any], *, weights_only: bool = False) ->
 def read_architecture(hf_dir: Path, *, weights_only: bool = False) -> Architecture:
     """`architecture_of` the config.json in a Hugging Face directory."""
     return architecture_of(read_config(hf_dir), weights_only=weights_only)
-
-
-def require_training(arch: Architecture) -> None:
-    """`RequestError` naming the family that can be converted and planned for, and not be trained or evaluated yet."""
-    if arch.experts is not None:
-        raise RequestError(
-            f"{FAMILIES[arch.family].TITLE} (model_type {arch.model_type}): training and evaluation of models with "
-            "experts are not there yet, `mindrl plan` works."
-        )
 
 
 def weight_map(arch: Architecture, mtp: bool = False) -> WeightMap:

@@ -1,9 +1,13 @@
 """Layers for multi-token prediction (DeepSeek-AI 2024, DeepSeek-V3, section 2.2, eq. 21 to 24).
 
 Each is a transformer layer whose input is made of the output of the one before and the embedding of the next token:
-both are normalized, put side by side (the embedding first, unlike in eq. 21, on both sides) and projected. Hugging Face
-files number these layers after the decoder's, and hold copies of the embedding and the output layer for each; Megatron
-shares them. transformers has no forward pass for these layers.
+both are normalized, put side by side (the embedding first, unlike in eq. 21, on both sides) and projected. transformers
+has no forward pass for these layers; Megatron-core's agrees with the report's equations, but for handing the next such
+layer its output after the last norm.
+
+Hugging Face files number these layers after the decoder's, and hold for each a copy of the embedding and of the output
+layer. Megatron shares both. So no rule holds the copies: they are compared with what they are copies of when files are
+read, and written from it when files are written, so that every tensor comes back bit for bit.
 """
 
 from collections.abc import Iterable, Iterator

@@ -42,10 +42,14 @@ def full_map(name: str, *, tied: bool = False) -> WeightMap:
 class Model:
     """A model on disk, and its map."""
 
-    def __init__(self, directory: Path, name: str, tied: bool) -> None:
-        settings = MODELS[name]
-        write_model(directory, tied=tied, **settings)
+    def __init__(self, directory: Path, name: str) -> None:
         self.config: dict[str, Any] = json.loads((directory / "config.json").read_text())
         self.architecture: Architecture = architecture_of(self.config)
-        self.map: WeightMap = weight_map(self.architecture, mtp="mtp" in settings)
+        self.map: WeightMap = weight_map(self.architecture, mtp="mtp" in MODELS[name])
         self.tensors: Tensors = tensors_of(directory)
+
+
+def write(directory: Path, name: str, *, tied: bool) -> Model:
+    """Write one of `MODELS`."""
+    write_model(directory, tied=tied, **MODELS[name])
+    return Model(directory, name)

@@ -1,5 +1,6 @@
 """Megatron-core models of an architecture, whole, in one process: of Megatron's own layers, or of the project's."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, Literal
 from unittest.mock import patch
@@ -21,7 +22,7 @@ from mindrl.models.megatron.device import prepare
 from mindrl.models.megatron.layers import HalSpecProvider, decoder_spec
 from mindrl.models.megatron.random_state import seed_generators
 from mindrl.models.megatron.transformer_config import FIXED
-from mindrl.weight_maps import Architecture
+from mindrl.weight_maps import Architecture, WeightMap
 
 Layers = Literal["megatron", "transformer_engine", "project"]
 
@@ -141,3 +142,23 @@ def kernel_facts(arch: Architecture) -> hal.KernelFacts:
         experts_per_token=experts.experts_per_token if experts else None,
         expert_size=experts.intermediate_size if experts else None,
     )
+
+
+@torch.no_grad()
+def load(model: GPTModel, weights: WeightMap, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Take Hugging Face tensors through the map into a model of the project's layers, which hold a layer's experts in
+    one tensor."""
+    full = {
+        rule.megatron_name: rule.merge([tensors[source.name] for source in rule.hf]) for rule in weights.rules
+    }
+    mine = dict(model.named_parameters()) | {
+        name: buffer for name, buffer in model.named_buffers() if name.endswith("expert_bias")
+    }
+    for name, tensor in mine.items():
+        before, experts, after = name.partition(".mlp.experts.")
+        if experts:
+            whole = [full.pop(f"{before}{experts}{number}.{after}") for number in range(len(tensor))]
+            tensor.copy_(torch.stack(whole))
+        else:
+            tensor.copy_(full.pop(name))
+    assert full == {}

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from families import MODELS, Model
+from families import MODELS, Model, write
 
 from mindrl.errors import RequestError
 from mindrl.weight_maps import architecture_of, extra_state_keys, weight_map
@@ -22,7 +22,7 @@ def model(tmp_path_factory):
 
     def make(name: str, tied: bool = False) -> Model:
         if (name, tied) not in found:
-            found[name, tied] = Model(tmp_path_factory.mktemp("model"), name, tied)
+            found[name, tied] = write(tmp_path_factory.mktemp("model"), name, tied=tied)
         return found[name, tied]
 
     return make
