@@ -8,6 +8,7 @@ from mindrl.cli.convert_flags import (
     DTYPES,
     add_conversion_flags,
     add_established_flags,
+    add_fp8_flags,
     add_work_flags,
     answers,
 )
@@ -19,14 +20,18 @@ if TYPE_CHECKING:
     from mindrl.checkpoint.conversion.convert import Conversion
     from mindrl.checkpoint.conversion.engine import Work
 
-SUMMARY = "convert weights: Hugging Face to Megatron (hf to mg) and back (mg to hf), bit for bit"
+SUMMARY = (
+    "convert weights: Hugging Face to Megatron (hf to mg) and back (mg to hf), bit for bit; FP8 to bfloat16"
+)
 EXAMPLE = """\
 mindrl convert --load-model-type hf --save-model-type mg --load-dir Qwen2.5-7B --save-dir ckpt --params-dtype bf16
-mindrl convert --load-model-type mg --save-model-type hf --load-dir ckpt --save-dir Qwen2.5-7B-trained"""
+mindrl convert --load-model-type mg --save-model-type hf --load-dir ckpt --save-dir Qwen2.5-7B-trained
+mindrl convert --from-fp8 --load-dir DeepSeek-V3 --save-dir DeepSeek-V3-bf16"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_conversion_flags(parser)
+    add_fp8_flags(parser)
     add_established_flags(parser)
     add_work_flags(parser)
 
@@ -44,9 +49,20 @@ def _convert(args: argparse.Namespace) -> "Conversion":
     import torch
 
     from mindrl.checkpoint.conversion.convert import convert_hf_to_mcore, convert_mcore_to_hf
+    from mindrl.checkpoint.conversion.from_fp8 import convert_fp8
     from mindrl.checkpoint.conversion.mcore_to_hf import LARGEST_FILE_BYTES
 
     torch.set_num_threads(1)  # the workers are the threads
+    if args.from_fp8:
+        return convert_fp8(
+            args.load_dir,
+            args.save_dir,
+            dtype=DTYPES.get(args.params_dtype),
+            tokenizer=args.tokenizer_model,
+            overwrite=args.overwrite,
+            max_file_bytes=args.max_shard_size,
+            work=_work(args),
+        )
     if args.load_model_type == "hf":
         return convert_hf_to_mcore(
             args.load_dir,

@@ -63,6 +63,45 @@ def add_conversion_flags(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print the outcome as one JSON object")
 
 
+def add_fp8_flags(parser: argparse.ArgumentParser) -> None:
+    """The step from FP8 to bfloat16, and the flags that the script published with DeepSeek-V3 has for it."""
+    add = parser.add_argument
+    add(
+        "--from-fp8",
+        action="store_true",
+        help="make a Hugging Face directory in bfloat16 (or --params-dtype) out of one with FP8 in blocks of 128 x 128, "
+        "of any architecture; no model type is needed. hf to mg reads FP8 itself, without this step",
+    )
+    add(
+        "--input-fp8-hf-path",
+        type=Path,
+        dest="load_dir",
+        action=_FromFp8,
+        metavar="DIR",
+        help="--from-fp8 --load-dir DIR",
+    )
+    add(
+        "--output-bf16-hf-path",
+        type=Path,
+        dest="save_dir",
+        action=_FromFp8,
+        metavar="DIR",
+        help="--from-fp8 --save-dir DIR",
+    )
+
+
+class _FromFp8(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        namespace.from_fp8 = True
+        setattr(namespace, self.dest, values)
+
+
 def add_established_flags(parser: argparse.ArgumentParser) -> None:
     """Those that the scripts in use pass."""
     add = parser.add_argument
@@ -120,8 +159,8 @@ def answers(args: argparse.Namespace) -> list[str]:
     """Why a flag that was given has no effect; refuses what can't be meant."""
     _refuse_bad_directions(args)
     _refuse_bad_division(args)
-    to_megatron = args.load_model_type == "hf"
-    notes: list[str] = []
+    to_megatron = args.load_model_type == "hf" and not args.from_fp8
+    notes = _about_fp8(args) if args.from_fp8 else []
     if to_megatron and args.hf_dir is not None:
         raise RequestError("--hf-dir is for mg to hf; hf to mg reads config.json in --load-dir.")
     if to_megatron and args.max_shard_size is not None:
@@ -171,7 +210,29 @@ def _size(text: str) -> int:
     return size
 
 
+def _about_fp8(args: argparse.Namespace) -> list[str]:
+    """Flags without effect on `--from-fp8`."""
+    if args.hf_dir is not None:
+        raise RequestError("--hf-dir is for mg to hf; --from-fp8 reads config.json in --load-dir.")
+    notes: list[str] = []
+    if args.mtp is not None:
+        notes.append("--mtp has no effect: --from-fp8 takes every tensor along.")
+    if args.add_qkv_bias:
+        notes.append("--add-qkv-bias has no effect: --from-fp8 takes every tensor along.")
+    if args.trust_remote_code:
+        notes.append("--trust-remote-code has no effect: --from-fp8 loads no tokenizer.")
+    return notes
+
+
 def _refuse_bad_directions(args: argparse.Namespace) -> None:
+    if args.from_fp8:
+        kinds = {args.load_model_type, args.save_model_type} - {None, "hf"}
+        if kinds:
+            raise RequestError(
+                "--from-fp8 makes a Hugging Face directory out of a Hugging Face directory: leave --load-model-type and "
+                "--save-model-type out. hf to mg reads FP8 as it is: leave --from-fp8 out there."
+            )
+        args.load_model_type = args.save_model_type = "hf"
     missing = [
         name
         for name in ("load_model_type", "save_model_type", "load_dir", "save_dir")
@@ -179,7 +240,7 @@ def _refuse_bad_directions(args: argparse.Namespace) -> None:
     ]
     if missing:
         raise RequestError(f"{', '.join('--' + name.replace('_', '-') for name in missing)} must be given.")
-    if args.load_model_type == args.save_model_type:
+    if args.load_model_type == args.save_model_type and not args.from_fp8:
         raise RequestError(
             f"--load-model-type and --save-model-type are both {args.load_model_type}: give hf and mg, or mg and hf."
         )

@@ -1,6 +1,5 @@
 """FP8 values and their blocks' scales become, bit for bit, what the definition says: (value * scale) rounded once."""
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,8 @@ from fp8_models import dequantized, quantized, save_files
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindrl.checkpoint.byte_plan import FP8, StoredTensor
-from mindrl.checkpoint.conversion import fp8
+from mindrl.checkpoint.byte_plan import FP8, Record, StoredTensor, Tile
+from mindrl.checkpoint.conversion import copying, fp8
 from mindrl.checkpoint.formats.fp8_blocks import without_fp8
 from mindrl.checkpoint.formats.safetensors_files import read_model
 from mindrl.errors import RequestError
@@ -21,19 +20,21 @@ DTYPES = [torch.bfloat16, torch.float32, torch.float16]
 dtypes = pytest.mark.parametrize("dtype", DTYPES[:2], ids=["bf16", "fp32"])
 
 
-def weight(directory: Path, shape: tuple[int, ...], scales: torch.Tensor) -> StoredTensor:
-    """A tensor of which only the scales lie in a file: the arithmetic is handed the codes."""
-    path = directory / "scales"
-    path.write_bytes(scales.contiguous().view(torch.uint8).numpy().tobytes())
-    name = str(scales.dtype).removeprefix("torch.")
-    place = StoredTensor("w_scale_inv", path, 0, tuple(scales.shape), name)
-    return StoredTensor("w", directory / "weights", 0, shape, FP8, place)
+def weight(shape: tuple[int, ...], scales: torch.Tensor) -> StoredTensor:
+    """Names and sizes: the arithmetic is handed the bytes."""
+    dtype = str(scales.dtype).removeprefix("torch.")
+    place = StoredTensor("w_scale_inv", Path("other/file"), 0, tuple(scales.shape), dtype)
+    return StoredTensor("w", Path("some/file"), 0, shape, FP8, place)
 
 
 def computed(
-    codes: torch.Tensor, source: StoredTensor, row: int, column: int, dtype: torch.dtype
+    codes: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype, row: int = 0, column: int = 0
 ) -> torch.Tensor:
-    return fp8.dequantized(codes.numpy(), source, row, column, str(dtype).removeprefix("torch."))
+    """Of codes that begin at (row, column) of a tensor with these scales."""
+    first, count = fp8.blocks_of(row, len(codes))
+    source = weight((len(scales) * 128, scales.shape[1] * 128), scales)
+    raw_scales = scales[first : first + count].contiguous().view(torch.uint8).numpy()
+    return fp8.dequantized(codes.numpy(), raw_scales, source, row, column, str(dtype).removeprefix("torch."))
 
 
 def defined(codes: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -47,7 +48,7 @@ def assert_same_bits(actual: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 @dtypes
-def test_every_code_times_every_kind_of_scale(tmp_path, dtype):
+def test_every_code_times_every_kind_of_scale(dtype):
     """Codes of both signs, subnormal ones and zeros; scales from float32's subnormals up to where products leave the
     range, positive, negative and zero, round and odd ones."""
     powers = torch.arange(-149.0, 119.0).exp2()
@@ -57,21 +58,19 @@ def test_every_code_times_every_kind_of_scale(tmp_path, dtype):
     ]
     codes = NUMBERS[:127].expand(len(scales) * 128, 127).clone()
     codes[1::2] = NUMBERS[127:]
-    source = weight(tmp_path, codes.shape, scales)
-    assert_same_bits(computed(codes, source, 0, 0, dtype), defined(codes, scales, dtype))
+    assert_same_bits(computed(codes, scales, dtype), defined(codes, scales, dtype))
 
 
 @dtypes
-def test_scales_so_large_that_the_fast_way_might_overflow(tmp_path, dtype):
+def test_scales_so_large_that_the_fast_way_might_overflow(dtype):
     scales = torch.tensor([[2.0**119, 1e-3], [2.0**127, 3e38]])
     codes = torch.randint(0, 9, (200, 150), dtype=torch.uint8)  # small values: the products are in range
-    source = weight(tmp_path, codes.shape, scales)
-    assert_same_bits(computed(codes, source, 0, 0, dtype), defined(codes, scales, dtype))
+    assert_same_bits(computed(codes, scales, dtype), defined(codes, scales, dtype))
     codes[170, 140] = 0x7E
     with pytest.raises(
-        RequestError, match=r"w in .*weights: its scales of up to 3e\+38 take values out of range"
+        RequestError, match=r"w in some/file: its scales of up to 3e\+38 take values out of range"
     ):
-        computed(codes, source, 0, 0, dtype)
+        computed(codes, scales, dtype)
 
 
 @given(
@@ -91,79 +90,63 @@ def test_any_rectangle_of_any_tensor(rows, columns, corner, size, at_once, scale
     scales = torch.randn(-(-rows // 128), -(-columns // 128), generator=generator).exp().to(scale_dtype)
     row, column = min(corner[0], rows - 1), min(corner[1], columns - 1)
     place = slice(row, row + size[0]), slice(column, column + size[1])
-    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fp8, "_VALUES_AT_ONCE", at_once)
-        source = weight(Path(directory), (rows, columns), scales)
-        actual = computed(codes[place].contiguous(), source, row, column, dtype)
+        actual = computed(codes[place].contiguous(), scales, dtype, row, column)
     assert_same_bits(actual, defined(codes, scales, dtype)[place])
 
 
-def test_what_float16_cannot_hold_is_refused(tmp_path):
+def test_what_float16_cannot_hold_is_refused():
     codes, scales = torch.full((1, 1), 0x7E, dtype=torch.uint8), torch.tensor([[146.0]])
-    source = weight(tmp_path, codes.shape, scales)
-    assert_same_bits(computed(codes, source, 0, 0, torch.float16), defined(codes, scales, torch.float16))
-    source = weight(tmp_path, codes.shape, torch.tensor([[147.0]]))
+    assert_same_bits(computed(codes, scales, torch.float16), defined(codes, scales, torch.float16))
     with pytest.raises(RequestError, match="out of range for float16: choose --params-dtype bf16 or fp32"):
-        computed(codes, source, 0, 0, torch.float16)
-
-
-def test_the_result_can_be_written_into_columns_of_a_wider_matrix(tmp_path):
-    codes, scales = NUMBERS[:120].expand(130, 120).clone(), torch.tensor([[0.5], [0.25]])
-    wide = torch.full((130, 200), 7.0, dtype=torch.bfloat16)
-    source = weight(tmp_path, codes.shape, scales)
-    fp8.dequantized(codes.numpy(), source, 0, 0, out=wide.view(torch.uint8).numpy()[:, 80:320])
-    assert_same_bits(wide[:, 40:160], defined(codes, scales, torch.bfloat16))
-    assert (wide[:, :40] == 7).all()
-    assert (wide[:, 160:] == 7).all()
+        computed(codes, scales + 1, torch.float16)
 
 
 @pytest.mark.parametrize("code", [0x7F, 0xFF])
 @pytest.mark.parametrize("place", [(0, 0), (127, 5), (128, 149), (199, 149)])
-def test_not_a_number_is_refused_with_its_place(tmp_path, code, place):
+def test_not_a_number_is_refused_with_its_place(code, place):
     codes = NUMBERS[torch.randint(len(NUMBERS), (200, 150))]
     codes[place] = code
-    source = weight(tmp_path, (1000, 1000), torch.ones(8, 8))
     row, column = place[0] + 300, place[1] + 70
     with pytest.raises(
-        RequestError, match=rf"w in .*weights holds NaN at row {row}, column {column}: .*Fetch it again"
+        RequestError, match=rf"w in some/file holds NaN at row {row}, column {column}: .*Fetch it again"
     ):
-        computed(codes, source, 300, 70, torch.bfloat16)
+        computed(codes, torch.ones(8, 8), torch.bfloat16, 300, 70)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_scales_that_are_no_numbers_are_refused_with_their_place(tmp_path, value):
+def test_scales_that_are_no_numbers_are_refused_with_their_place(value):
     scales = torch.ones(4, 2)
     scales[3, 1] = value
-    source = weight(tmp_path, (500, 200), scales)
     codes = torch.zeros(500, 200, dtype=torch.uint8)
-    with pytest.raises(RequestError, match=rf"w_scale_inv in .*scales holds {value} at row 3, column 1"):
-        computed(codes[300:], source, 300, 0, torch.bfloat16)
-    computed(codes[:300], source, 0, 0, torch.bfloat16)  # another part of the tensor
+    with pytest.raises(RequestError, match=rf"w_scale_inv in other/file holds {value} at row 3, column 1"):
+        computed(codes[300:], scales, torch.bfloat16, 300)
+    computed(codes[:300], scales, torch.bfloat16)  # another part of the tensor
 
 
-def test_scales_that_end_early_are_refused(tmp_path):
-    source = weight(tmp_path, (500, 200), torch.ones(4, 2))
-    path = tmp_path / "scales"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(RequestError, match="scales ends inside tensor w_scale_inv: it is cut off"):
-        computed(torch.zeros(500, 200, dtype=torch.uint8), source, 0, 0, torch.bfloat16)
-
-
-def test_weights_and_scales_find_each_other_across_files(tmp_path):
+@pytest.mark.parametrize("piece_bytes", [1, 1000, 8 << 20])
+def test_weights_and_scales_find_each_other_across_files(tmp_path, monkeypatch, piece_bytes):
+    """Read in pieces of any size, into columns of a wider matrix."""
+    monkeypatch.setattr(copying, "PIECE_BYTES", piece_bytes)
     values, scales = quantized(torch.randn(200, 300))
-    tensors = {"a.weight": values, "b.weight": torch.ones(3), "a.weight_scale_inv": scales}
-    save_files(tensors, tmp_path, num_files=3)
+    plain = torch.randn(200, 5).bfloat16()
+    save_files({"a.weight": values, "b.weight": plain, "a.weight_scale_inv": scales}, tmp_path, num_files=3)
     found = read_model(tmp_path)
     assert found.keys() == {"a.weight", "b.weight"}
-    attached = found["a.weight"].scales
-    assert attached is not None
-    assert attached.path != found["a.weight"].path
-    assert (attached.shape, attached.dtype) == ((2, 3), "float32")
-    assert found["a.weight"].value_dtype == "bfloat16"
-    assert found["b.weight"].scales is None
-    raw = np.fromfile(found["a.weight"].path, np.uint8, 200 * 300, offset=found["a.weight"].offset)
-    actual = fp8.dequantized(raw.reshape(200, 300), found["a.weight"], 0, 0)
-    assert_same_bits(actual, dequantized(values, scales, torch.bfloat16))
+    weight, beside = found["a.weight"], found["b.weight"]
+    assert weight.scales is not None
+    assert weight.scales.path != weight.path
+    assert (weight.scales.shape, weight.scales.dtype) == ((2, 3), "float32")
+    assert (weight.value_dtype, beside.value_dtype, beside.scales) == ("bfloat16", "bfloat16", None)
+
+    tiles = (Tile(beside, 0, 0, 0, 0, 190, 5), Tile(weight, 10, 20, 0, 5, 190, 280))
+    record = Record("both", 0, 190, 285, "bfloat16", tiles)
+    sources = copying.SourceFiles()
+    rows = np.concatenate([rows for _, rows in copying.pieces(record, sources)])
+    sources.close()
+    expected = torch.cat([plain[:190], dequantized(values, scales, torch.bfloat16)[10:, 20:]], dim=1)
+    assert_same_bits(torch.from_numpy(rows).view(torch.bfloat16), expected)
 
 
 FP8_TENSOR, SCALES = torch.zeros(200, 300).to(torch.float8_e4m3fn), torch.ones(2, 3)

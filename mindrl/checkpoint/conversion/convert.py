@@ -137,13 +137,13 @@ def convert_mcore_to_hf(
         plan = plan_mcore_to_hf(weights, saved, dtype, max_file_bytes)
     companions = _find_companions(config_dir, tokenizer, plan.copy, weights, trust_remote_code)
     options = {"to": "hf", "dtype": dtype, "max_file_bytes": max_file_bytes}
-    outcome = carry_out(_hf_job(plan, checkpoint, target, options, companions), work, progress=progress)
+    outcome = carry_out(hf_job(plan, checkpoint, target, options, companions), work, progress=progress)
     dtypes = ", ".join(sorted(plan.dtypes))
     said = (*notes, *companions.notes, *outcome.notes)
     return Conversion(target, arch.family, dtypes, weights.num_parameters, outcome, said)
 
 
-def _hf_job(
+def hf_job(
     plan: HfPlan, source: Path, target: Path, options: Mapping[str, Any], companions: Companions
 ) -> Job:
     """A job whose result is a Hugging Face directory."""
@@ -196,7 +196,7 @@ def _find_companions(
 ) -> Companions:
     """The files beside the weights, with a config.json that says what they are now; their tokenizer looked at where
     that may run code."""
-    companions = find_companions(hf_dir, tokenizer).saying(_main_dtype(plan))
+    companions = find_companions(hf_dir, tokenizer).saying(main_dtype(plan))
     config = without_fp8(companions.config, hf_dir / "config.json")
     if weights.architecture.num_mtp_layers and not weights.mtp:
         config["num_nextn_predict_layers"] = 0
@@ -207,7 +207,7 @@ def _find_companions(
     return replace(companions, notes=(*companions.notes, told))
 
 
-def _main_dtype(plan: CopyPlan) -> str:
+def main_dtype(plan: CopyPlan) -> str:
     """The type of most values: what config.json says. A router's bias may be of another."""
     values: Counter[str] = Counter()
     for file in plan.files:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mindrl.checkpoint.byte_plan import FP8, ITEM_SIZES, Record, StoredTensor, Tile, bands
+from mindrl.checkpoint.byte_plan import ITEM_SIZES, Record, StoredTensor, Tile, bands
 from mindrl.errors import RequestError
 
 PIECE_BYTES = 8 << 20
@@ -113,12 +113,22 @@ def _fill(piece: Bytes2d, tile: Tile, first: int, dtype: str, sources: "SourceFi
     raw = np.empty((len(piece), tile.num_columns * ITEM_SIZES[tile.source.dtype]), np.uint8)
     sources.read_rows(tile, first, raw)
     first_row, first_column = tile.source_row + first, tile.source_column
-    if tile.source.dtype == FP8:
-        from mindrl.checkpoint.conversion.fp8 import dequantized  # takes torch; a plain copy does without
-
-        dequantized(raw, tile.source, first_row, first_column, dtype, place)
+    if tile.source.scales is None:
+        place[:] = _converted(raw, tile.source, first_row, first_column, dtype)
         return
-    place[:] = _converted(raw, tile.source, first_row, first_column, dtype)
+    from mindrl.checkpoint.conversion.fp8 import (
+        blocks_of,
+        dequantized,
+    )  # takes torch; a plain copy does without
+
+    blocks = _rows_of(tile.source.scales, *blocks_of(first_row, len(raw)), sources)
+    dequantized(raw, blocks, tile.source, first_row, first_column, dtype, place)
+
+
+def _rows_of(tensor: StoredTensor, first: int, num_rows: int, sources: "SourceFiles") -> Bytes2d:
+    rows = np.empty((num_rows, tensor.columns * ITEM_SIZES[tensor.dtype]), np.uint8)
+    sources.read_rows(Tile(tensor, first, 0, 0, 0, num_rows, tensor.columns), 0, rows)
+    return rows
 
 
 def _converted(raw: Bytes2d, source: StoredTensor, first_row: int, first_column: int, dtype: str) -> Bytes2d:

@@ -6,8 +6,6 @@ that stay in the processor's cache. Both factors are exact, so that the product 
 scale is: the result has the bits of `(values.float() * scales).to(bfloat16)`.
 """
 
-import os
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -26,18 +24,28 @@ _VALUES_AT_ONCE = 1 << 19
 """Nine bytes each, so that they stay in the cache."""
 
 
+Bytes2d = npt.NDArray[np.uint8]
+
+
+def blocks_of(first_row: int, num_rows: int) -> tuple[int, int]:
+    """(first, number) of the rows of blocks that rows of a tensor lie in: those of its scales."""
+    first = first_row // BLOCK
+    return first, (first_row + num_rows - 1) // BLOCK + 1 - first
+
+
 def dequantized(
-    raw: npt.NDArray[np.uint8],
+    raw: Bytes2d,
+    raw_scales: Bytes2d,
     source: StoredTensor,
     first_row: int,
     first_column: int,
     dtype: str = "bfloat16",
-    out: npt.NDArray[np.uint8] | None = None,
+    out: Bytes2d | None = None,
 ) -> torch.Tensor:
     """Values of a rectangle of `source`, as `dtype` ("bfloat16", "float32" or "float16").
 
-    `raw` [rows, columns] are its codes, from `first_row` and `first_column` of the tensor on; the scales are read from
-    their file. The result [rows, columns] lies in `out` [rows, bytes of a row] where there is one.
+    `raw` [rows, columns] are its codes, from `first_row` and `first_column` of the tensor on; `raw_scales` the bytes of
+    `blocks_of` these rows [rows of blocks, bytes of a row of scales]. The result [rows, columns] lies in `out` [rows, bytes of a row] where there is one.
     Raises `RequestError` for a code or a scale that is no number, and for a product out of range."""
     rows, columns = raw.shape
     if out is None:
@@ -45,7 +53,7 @@ def dequantized(
     result = torch.from_numpy(out).view(getattr(torch, dtype))
     if not raw.size:
         return result
-    scales = _read_scales(source, first_row, rows)
+    scales = _finite_scales(raw_scales, source, first_row)
     if scales.abs().max() >= _LARGEST_SCALES[dtype]:
         return _by_definition(raw, source, first_row, first_column, scales, result)
     factors = (scales * 2.0**8)[:, _blocks(first_column, columns)]
@@ -67,7 +75,7 @@ def dequantized(
 
 
 def _by_definition(
-    raw: npt.NDArray[np.uint8],
+    raw: Bytes2d,
     source: StoredTensor,
     first_row: int,
     first_column: int,
@@ -94,9 +102,7 @@ def _blocks(first: int, count: int) -> torch.Tensor:
     return torch.arange(first, first + count) // BLOCK
 
 
-def _require_numbers(
-    codes: npt.NDArray[np.uint8], source: StoredTensor, first_row: int, first_column: int
-) -> None:
+def _require_numbers(codes: Bytes2d, source: StoredTensor, first_row: int, first_column: int) -> None:
     magnitudes = codes & _NAN
     if magnitudes.max() == _NAN:
         row, column = np.argwhere(magnitudes == _NAN)[0]
@@ -106,22 +112,15 @@ def _require_numbers(
         )
 
 
-def _read_scales(source: StoredTensor, first_row: int, rows: int) -> torch.Tensor:
-    """float32 [blocks that the rows lie in, blocks of columns], all of them finite."""
+def _finite_scales(raw: Bytes2d, source: StoredTensor, first_row: int) -> torch.Tensor:
+    """float32 [rows of blocks, blocks of columns]; a number each, or a `RequestError`."""
     scales = source.scales
     assert scales is not None, f"{source.name} is FP8 without scales"
-    first, last = first_row // BLOCK, (first_row + rows - 1) // BLOCK
-    row_bytes = scales.columns * ITEM_SIZES[scales.dtype]
-    data = bytearray((last + 1 - first) * row_bytes)
-    with scales.path.open("rb") as file:
-        count = os.preadv(file.fileno(), [data], scales.offset + first * row_bytes)
-    if count != len(data):
-        raise RequestError(f"{scales.path} ends inside tensor {scales.name}: it is cut off.")
-    values = torch.frombuffer(data, dtype=getattr(torch, scales.dtype)).view(-1, scales.columns).float()
+    values = torch.from_numpy(raw).view(getattr(torch, scales.dtype)).float()
     if not values.isfinite().all():
         row, column = divmod(int(values.isfinite().flatten().int().argmin()), scales.columns)
         raise RequestError(
-            f"{scales.name} in {scales.path} holds {values[row, column].item()} at row {first + row}, column {column}: "
-            "the file is damaged. Fetch it again."
+            f"{scales.name} in {scales.path} holds {values[row, column].item()} at row {first_row // BLOCK + row}, column "
+            f"{column}: the file is damaged. Fetch it again."
         )
     return values

@@ -1,16 +1,56 @@
-"""Plan of Hugging Face FP8 -> Hugging Face with dequantised weights, for models of any architecture.
+"""Hugging Face FP8 -> Hugging Face with dequantised weights, for models of any architecture.
 
 What is FP8 the files themselves say, so that no weight map is needed; every other tensor goes along bit for bit. The
 files keep their names, and what the files named, in their order.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from mindrl.checkpoint import directories
 from mindrl.checkpoint.byte_plan import FP8, CopyPlan, StoredTensor, Tile
+from mindrl.checkpoint.companions import find_companions
+from mindrl.checkpoint.conversion.convert import Conversion, hf_job, main_dtype
+from mindrl.checkpoint.conversion.engine import ALONE, Work, carry_out
+from mindrl.checkpoint.conversion.manifest import MANIFEST_NAME
 from mindrl.checkpoint.conversion.mcore_to_hf import HfPlan
-from mindrl.checkpoint.formats.safetensors_files import Planned, lay_out, lay_out_as
+from mindrl.checkpoint.formats.fp8_blocks import without_fp8
+from mindrl.checkpoint.formats.safetensors_files import Planned, lay_out, lay_out_as, read_model
 from mindrl.errors import RequestError
+
+
+def convert_fp8(
+    load_dir: Path,
+    save_dir: Path,
+    *,
+    dtype: str | None = None,
+    tokenizer: Path | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    max_file_bytes: int | None = None,
+    work: Work = ALONE,
+) -> Conversion:
+    """Write a Hugging Face directory with the weights of another, in which there is FP8.
+
+    `dtype` is what becomes of FP8, None: bfloat16; everything else keeps its type. `max_file_bytes` None keeps the
+    files' names. `overwrite` replaces the result of a conversion, no other directory."""
+    companions = find_companions(load_dir, tokenizer)
+    config = without_fp8(companions.config, load_dir / "config.json")
+    directories.refuse_existing(save_dir, overwrite, MANIFEST_NAME)
+    plan = plan_from_fp8(read_model(load_dir), load_dir, dtype, max_file_bytes)
+    companions = replace(companions, config=config).saying(main_dtype(plan.copy))
+    options = {"from": "fp8", "dtype": dtype, "max_file_bytes": max_file_bytes}
+    outcome = carry_out(hf_job(plan, load_dir, save_dir, options, companions), work, progress=progress)
+    records = (record for file in plan.copy.files for record in file.records)
+    return Conversion(
+        output=save_dir,
+        family=str(config.get("model_type", "unknown model")),
+        dtype=", ".join(sorted(plan.dtypes)),
+        num_parameters=sum(record.rows * record.columns for record in records),
+        outcome=outcome,
+        notes=(*companions.notes, *outcome.notes),
+    )
 
 
 def plan_from_fp8(
