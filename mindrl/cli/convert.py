@@ -4,6 +4,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
+from mindrl.cli import check_weights
 from mindrl.cli.convert_flags import (
     DTYPES,
     add_conversion_flags,
@@ -26,7 +27,8 @@ SUMMARY = (
 EXAMPLE = """\
 mindrl convert --load-model-type hf --save-model-type mg --load-dir Qwen2.5-7B --save-dir ckpt --params-dtype bf16
 mindrl convert --load-model-type mg --save-model-type hf --load-dir ckpt --save-dir Qwen2.5-7B-trained
-mindrl convert --from-fp8 --load-dir DeepSeek-V3 --save-dir DeepSeek-V3-bf16"""
+mindrl convert --from-fp8 --load-dir DeepSeek-V3 --save-dir DeepSeek-V3-bf16
+mindrl convert --check Qwen2.5-7B ckpt"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,14 +36,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_fp8_flags(parser)
     add_established_flags(parser)
     add_work_flags(parser)
+    check_weights.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    if check_weights.is_asked_for(args):
+        return check_weights.run(args)
     notes = answers(args)
     start = time.monotonic()
     result = _convert(args)
-    print_conversion(result, notes, time.monotonic() - start, as_json=args.json)
-    return 0
+    seconds = time.monotonic() - start
+    checked = check_weights.after_conversion(args, result)
+    print_conversion(result, notes, seconds, checked, as_json=args.json)
+    return checked.exit_code if checked else 0
 
 
 def _convert(args: argparse.Namespace) -> "Conversion":

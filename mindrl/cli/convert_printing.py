@@ -5,13 +5,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from mindrl.cli.check_weights import Checked
+
 if TYPE_CHECKING:
     from mindrl.checkpoint.conversion.convert import Conversion
     from mindrl.checkpoint.conversion.estimate import Estimate, Share
 
 
-def print_conversion(result: "Conversion", notes: Sequence[str], seconds: float, *, as_json: bool) -> None:
-    """On stdout, for people or as one JSON object."""
+def print_conversion(
+    result: "Conversion", notes: Sequence[str], seconds: float, checked: Checked | None, *, as_json: bool
+) -> None:
+    """On stdout, for people or as one JSON object; `checked`: what comparing source and result has found."""
     outcome = result.outcome
     said = {
         "output": str(result.output),
@@ -31,6 +35,7 @@ def print_conversion(result: "Conversion", notes: Sequence[str], seconds: float,
                 said
                 | {"notes": all_notes}
                 | ({"dry_run": _as_json(outcome.estimate)} if outcome.estimate else {})
+                | ({"check": checked.outcome} if checked else {})
             )
         )
         return
@@ -46,6 +51,8 @@ def print_conversion(result: "Conversion", notes: Sequence[str], seconds: float,
         f"bytes read and written: {outcome.bytes_moved:,} (no way of writing these files takes fewer than "
         f"{outcome.lower_bound:,})"
     )
+    if checked is not None:
+        print(checked.text)
 
 
 def _as_json(estimate: "Estimate") -> dict[str, Any]:

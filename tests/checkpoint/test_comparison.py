@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fp8_models import write_fp8_model
 from hf_models import FAMILIES, tensors_of, write_model
 from safetensors.torch import save_file
 
@@ -150,6 +151,22 @@ def test_types_that_differ_are_compared_after_the_conversion_and_it_is_said(
 def test_rounded_weights_are_not_the_source_of_those_they_were_rounded_from(tmp_path: Path):
     hf = write_model(tmp_path / "hf", "llama")
     assert not compare(to_mcore(hf, tmp_path / "mcore", dtype="bfloat16"), hf).equal
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_fp8_weights_are_compared_times_their_scales(tmp_path: Path, dtype: str | None):
+    hf = write_model(tmp_path / "hf", "deepseek_v3", dtype=torch.bfloat16)
+    write_fp8_model(hf, tmp_path / "fp8")
+    mcore = to_mcore(tmp_path / "fp8", tmp_path / "mcore", dtype=dtype)
+    found = compare(tmp_path / "fp8", mcore)
+    assert found.equal
+    assert found.converted[("float8_e4m3fn", dtype or "bfloat16")] > 0
+    same = compare(tmp_path / "fp8", tmp_path / "fp8")
+    assert same.equal
+    name = next(name for name, tensor in read_model(tmp_path / "fp8").items() if tensor.scales)
+    scales = read_model(tmp_path / "fp8")[name].scales
+    flip_bit(scales.path, scales.offset + 3)
+    assert describe(compare(tmp_path / "fp8", mcore)) == ([name], [], []), "a scale counts"
 
 
 def test_tensors_on_one_side_and_other_shapes_are_named(tmp_path: Path):

@@ -83,7 +83,9 @@ def open_side(path: Path, other: Path, hf_dir: Path | None, *, keep_mtp: bool | 
     places = (hf_dir,) if hf_dir is not None else (directories.hf_directory(checkpoint), other)
     for place in places:
         if (place / "config.json").exists():
-            architecture = architecture_of(without_fp8(read_config(place), place / "config.json"))
+            architecture = architecture_of(
+                without_fp8(read_config(place), place / "config.json"), weights_only=True
+            )
             return MegatronSide(checkpoint, architecture, keep_mtp=keep_mtp)
     raise RequestError(
         f"--check {path}: config.json of its model is not in {' nor in '.join(map(str, places))}: say where it is with "
@@ -219,6 +221,6 @@ def _architecture_or_none(path: Path) -> Architecture | None:
     if not (path / "config.json").exists():
         return None
     try:
-        return architecture_of(without_fp8(read_config(path), path / "config.json"))
+        return architecture_of(without_fp8(read_config(path), path / "config.json"), weights_only=True)
     except RequestError:
         return None
