@@ -14,7 +14,7 @@ from mindrl.errors import RequestError
 from mindrl.evaluation.evaluate import EvaluationSettings
 from mindrl.files import read_json_object
 from mindrl.models.safetensors_reader import SafetensorsReader
-from mindrl.weight_maps import read_architecture, require_training
+from mindrl.weight_maps import read_architecture
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LONGEST_DEFAULT_RESPONSE = 1024
@@ -70,7 +70,7 @@ def check_model(request: EvaluationRequest, dataset: PromptDataset, hf_dir: Path
     with SafetensorsReader(hf_dir):  # refuses a directory without weights
         pass
     config = read_json_object(hf_dir / "config.json")
-    require_training(read_architecture(hf_dir))  # refuses what can't be loaded into an engine
+    read_architecture(hf_dir)  # refuses what has no weight map
     length = _response_length(request, dataset, hf_dir, config.get("max_position_embeddings"))
     dataset.check(tokenizer_dir=hf_dir, max_prompt_length=dataset.longest_prompt)
     return ModelSetup(

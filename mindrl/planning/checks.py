@@ -5,7 +5,7 @@ from collections.abc import Callable
 from mindrl.config.schema import Config
 from mindrl.errors import RequestError
 from mindrl.planning.stages import stage_layers
-from mindrl.weight_maps import Architecture, require_training
+from mindrl.weight_maps import Architecture
 
 Check = Callable[[Config, Architecture], str | None]
 
@@ -19,23 +19,6 @@ def check_model(config: Config, architecture: Architecture) -> None:
     if problems:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise RequestError("\n  ".join([f"model {config.model.path}: {count} with this layout", *problems]))
-
-
-def check_trainable(config: Config, architecture: Architecture) -> None:
-    """`check_model`, and what can be planned and is not in training yet: families, and ways of sharing work."""
-    require_training(architecture)
-    check_model(config, architecture)
-    sizes = {
-        "actor.context_parallel_size": config.actor.context_parallel_size,
-        "actor.expert_model_parallel_size": config.actor.expert_model_parallel_size,
-    }
-    problems = [
-        f"{key}: found {size}; sizes above 1 are not in training yet, `mindrl plan` works; set it to 1"
-        for key, size in sizes.items()
-        if size > 1
-    ]
-    if problems:
-        raise RequestError("\n".join(problems))
 
 
 def heads_divide_among_actor_devices(config: Config, architecture: Architecture) -> str | None:

@@ -6,12 +6,13 @@ from typing import Any
 from mindrl.config.schema import Config
 from mindrl.errors import RequestError
 from mindrl.planning.batch import BatchPlan
-from mindrl.planning.checks import check_model, check_trainable
+from mindrl.planning.checks import check_model
 from mindrl.planning.memory import MemoryEstimate, estimate_memory
 from mindrl.planning.model import planned_architecture
 from mindrl.planning.parameters import ParameterCounts, active_parameters, model_parameters, rank_parameters
 from mindrl.planning.stages import stage_layers
 from mindrl.planning.topology import Topology
+from mindrl.planning.trainable import check_trainable
 from mindrl.weight_maps import Architecture
 
 JSON_VERSION = 1

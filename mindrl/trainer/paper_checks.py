@@ -5,8 +5,8 @@ from pathlib import Path
 from mindrl.config.schema import Config
 from mindrl.errors import RequestError
 from mindrl.files import require_path
-from mindrl.planning.checks import check_trainable
 from mindrl.planning.model import architecture_file, check_same_model
+from mindrl.planning.trainable import check_trainable
 from mindrl.weight_maps import read_architecture
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mindrl.errors import RequestError
-from mindrl.weight_maps import deepseek_v3, llama, multi_token, qwen2, qwen3, qwen3_moe
+from mindrl.weight_maps import multi_token
 from mindrl.weight_maps.architecture import Architecture, LatentAttention, MixtureOfExperts, read_config
 from mindrl.weight_maps.extra_state import extra_state_keys
+from mindrl.weight_maps.families import FAMILIES
 from mindrl.weight_maps.layers import decoder
 from mindrl.weight_maps.rules import HfTensor, Place, RowBlock, TensorRule, WeightMap
 
@@ -30,9 +31,6 @@ __all__ = [
     "read_architecture",
     "weight_map",
 ]
-
-FAMILIES = {family.MODEL_TYPE: family for family in (llama, qwen2, qwen3, qwen3_moe, deepseek_v3)}
-"""Family file by `model_type`."""
 
 
 def architecture_of(config: Mapping[str, Any], *, weights_only: bool = False) -> Architecture:

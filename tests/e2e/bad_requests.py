@@ -136,6 +136,12 @@ def set_json(path: str, **changes: Any) -> Callable[[], object]:
     return change
 
 
+def other_router() -> None:
+    """Put a model with experts in moe/, whose router does not normalise its scores."""
+    shutil.copytree(ROOT / "configs/model/moonlight-16b-a3b", "moe")
+    set_json("moe/config.json", norm_topk_prob=False)()
+
+
 def shards() -> None:
     """Have model/ keep its weights in files that an index names, one of which is missing."""
     from safetensors.torch import load_file, save_file
@@ -286,11 +292,10 @@ MODEL = (
     paper("a model of the hub by name", "model.path=Qwen/Qwen2.5-7B", said=("model.path: there is no directory Qwen/Qwen2.5-7B", "--local-dir Qwen/Qwen2.5-7B")),
     paper("a file for the model", "model.path=model/config.json", said="model.path: model/config.json is a file"),
     paper("an unknown family", said=("model_type 'mamba'", "llama, qwen2, qwen3"), prepare=set_json("model/config.json", model_type="mamba")),
-    paper("a family without conversion yet", "model.path=moe",
-          said=("model_type qwen3_moe", "not there yet, `mindrl plan` works"),
-          prepare=lambda: shutil.copytree(ROOT / "configs/model/qwen3-30b-a3b", "moe")),
-    paper("a family without conversion yet, not downloaded either", "model.path=moe", "model.architecture=configs/model/qwen3-30b-a3b",
-          said="not there yet, `mindrl plan` works"),
+    paper("a router that can't be trained", "model.path=moe", "data.max_prompt_length=8",
+          said=("norm_topk_prob false with num_experts_per_tok 6", "Megatron-core does not compute"), prepare=other_router),
+    paper("a router that can't be trained, not downloaded either", "model.path=not-there", "model.architecture=moe",
+          said="norm_topk_prob false with num_experts_per_tok 6", prepare=other_router),
     paper("a billion layers", said="num_hidden_layers is 1000000000", prepare=set_json("model/config.json", num_hidden_layers=10**9)),
     paper("a config.json cut off", said="model/config.json is not valid JSON", prepare=damage("model/config.json", b'{"model_type"')),
     paper("a Git LFS pointer for config.json", said="git lfs pull", prepare=damage("model/config.json", LFS)),

@@ -1,6 +1,7 @@
-"""What a rank of the Megatron backend does beside the oracle: two steps of a tiny dense model, on any accelerator."""
+"""What a rank of the Megatron backend does beside the oracle: two steps of a tiny model, on any accelerator."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from mindrl.checkpoint.training import load_checkpoint, save_checkpoint
 from tests.models.megatron_setup import full_gradients, make_backend
-from tests.models.oracle import OracleStep, load_model, oracle_steps, worst_error
+from tests.models.oracle import OracleStep, load_model, oracle_steps, published, router_biases, worst_error
 from tests.models.tiny_models import make_config, make_mini_batch, make_samples, save_tiny_model
 
 NUM_SAMPLES = 8
@@ -18,9 +19,9 @@ LOG_PROB_TOLERANCE = 2e-5  # both sides are up to 5e-6 away from the same model 
 TOLERANCE = 1e-5
 
 
-def save_model_and_oracle(root: Path, family: str) -> Path:
-    """A tiny model in a folder of its own, and what the oracle makes of it."""
-    directory = save_tiny_model(root / family, family)
+def save_model_and_oracle(root: Path, family: str, name: str | None = None, **settings: Any) -> Path:
+    """A tiny model in a folder of its own, and what the oracle makes of it; `settings` go to its config."""
+    directory = save_tiny_model(root / (name or family), family, **settings)
     config = make_config(directory, 1, eps=1e-3)
     batches = [make_mini_batch(make_samples(NUM_SAMPLES, seed), seed=seed + 1) for seed in SEEDS]
     torch.save(oracle_steps(directory, config, batches), directory / "oracle.pt")
@@ -35,6 +36,8 @@ def two_steps(
     sequence_parallel: bool,
     accelerator: str = "cpu",
     resume: Path | None = None,
+    *,
+    expert: int = 1,
 ) -> float:
     """A rank takes its share of two mini-batches and compares everything with the oracle's. With `resume`, the first
     step is the one that `one_step_and_save` has taken, in whichever layout. Returns the worst gradient's error."""
@@ -43,6 +46,7 @@ def two_steps(
         world_size,
         tensor=tensor,
         pipeline=pipeline,
+        expert=expert,
         sequence_parallel=sequence_parallel,
         micro_batch_size=3,
         eps=1e-3,
@@ -53,7 +57,8 @@ def two_steps(
     if resume is None:
         backend.load_hf(directory)
         named = {name: tensor.cpu() for name, tensor in backend.named_tensors()}
-        original = dict(load_model(directory).named_parameters())
+        model = load_model(directory)
+        original = published(dict(model.named_parameters())) | router_biases(model)
         assert named.keys() == original.keys()
         assert all(torch.equal(named[name], original[name]) for name in named), "weights are not bit-exact"
     else:

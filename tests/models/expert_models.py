@@ -1,5 +1,6 @@
 """Tiny Qwen3-MoE and DeepSeek-V3 models (experts, latent attention) in transformers and, with the same weights, in
-Megatron-core. Families with experts have no weight map yet, so that names and cuts are matched here."""
+Megatron-core, with packed sequences and context parallelism, which `MegatronBackend` does not have. Names and cuts are
+matched here, by other means than the weight maps."""
 
 from dataclasses import dataclass, replace
 from functools import partial

@@ -16,6 +16,7 @@ def save_oracles(root: Path) -> None:
     """What transformers and AdamW make of every model."""
     for kind in KINDS:
         torch.save(oracle(kind), root / kind)
+    hf_model(KINDS[0]).config.save_pretrained(root)  # checkpoints take the model's files along
 
 
 def one_step(root: Path, kind: str, layout: Layout, accelerator: str = "cpu") -> float:

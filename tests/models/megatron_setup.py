@@ -27,8 +27,8 @@ def make_backend(
 
 def full_gradients(backend: MegatronBackend) -> dict[str, torch.Tensor]:
     """Whole gradients under Hugging Face names. Data-parallel ranks hold a part of each buffer; put them together."""
-    group = parallel_state.get_data_parallel_group()
-    for buffer in backend._ddp.buffers:
+    for buffer in (*backend._ddp.buffers, *backend._ddp.expert_parallel_buffers):
+        group = buffer.data_parallel_group
         for bucket in buffer.buckets:
             shards = bucket.grad_data.chunk(dist.get_world_size(group))
             mine = shards[dist.get_rank(group)].clone()

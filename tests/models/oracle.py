@@ -34,6 +34,28 @@ def load_model(directory: Path) -> torch.nn.Module:
     )
 
 
+def published(named: Named) -> Named:
+    """Tensors of a model in memory as its files have them: transformers stacks a layer's experts."""
+    found: Named = {}
+    for name, tensor in named.items():
+        home, _, last = name.rpartition(".")
+        if not home.endswith("mlp.experts"):
+            found[name] = tensor
+            continue
+        halves = ("gate_proj", "up_proj") if last == "gate_up_proj" else ("down_proj",)
+        for number, expert in enumerate(tensor):
+            for half, part in zip(halves, expert.chunk(len(halves)), strict=True):
+                found[f"{home}.{number}.{half}.weight"] = part
+    return found
+
+
+def router_biases(model: torch.nn.Module) -> Named:
+    """The buffers that belong to the weights."""
+    return {
+        name: tensor for name, tensor in model.named_buffers() if name.endswith("e_score_correction_bias")
+    }
+
+
 def sample_log_probs(
     model: torch.nn.Module, sample: Sample, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,7 +99,7 @@ def _one_step(
     )
     optimizer.zero_grad()
     loss.backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    gradients = published({name: p.grad.clone() for name, p in model.named_parameters()})
     grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.actor.optimizer.clip_grad)
     optimizer.step()
     return OracleStep(
@@ -85,7 +107,8 @@ def _one_step(
         sums={name: float(value) for name, value in sums.items()},
         gradients=gradients,
         grad_norm=float(grad_norm),
-        parameters={name: p.detach().clone() for name, p in model.named_parameters()},
+        parameters=published({name: p.detach().clone() for name, p in model.named_parameters()})
+        | router_biases(model),
     )
 
 

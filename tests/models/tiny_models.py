@@ -13,6 +13,31 @@ from mindrl.models.backend import MiniBatch
 
 VOCAB_SIZE = 83  # odd: two tensor-parallel ranks need padding
 FAMILIES = ("qwen2-tied", "qwen3-untied", "llama-untied")
+EXPERT_FAMILIES = ("qwen3_moe-tied", "deepseek_v3-untied", "moonlight-untied")
+"""With experts; the last two with latent attention."""
+LATENT: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 24,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 4,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "routed_scaling_factor": 2.5,
+}
+YARN: dict[str, Any] = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+}
 
 
 def save_tiny_model(directory: Path, family: str, **settings: Any) -> Path:
@@ -34,6 +59,31 @@ def save_tiny_model(directory: Path, family: str, **settings: Any) -> Path:
         "qwen2": lambda: transformers.Qwen2Config(**sizes),
         "qwen3": lambda: transformers.Qwen3Config(**sizes, head_dim=16),
         "llama": lambda: transformers.LlamaConfig(**sizes),
+        "qwen3_moe": lambda: transformers.Qwen3MoeConfig(
+            **{
+                "num_experts": 4,
+                "num_experts_per_tok": 2,
+                "moe_intermediate_size": 24,
+                "norm_topk_prob": True,
+            }
+            | sizes,
+            head_dim=16,
+        ),
+        "deepseek_v3": lambda: transformers.DeepseekV3Config(
+            **sizes | LATENT | {"q_lora_rank": 24, "n_group": 4, "topk_group": 2} | settings
+        ),
+        "moonlight": lambda: transformers.DeepseekV3Config(
+            **sizes
+            | LATENT
+            | {
+                "q_lora_rank": None,
+                "n_group": 1,
+                "topk_group": 1,
+                "n_shared_experts": 2,
+                "rms_norm_eps": 1e-5,
+            }
+            | settings
+        ),
     }[name]()
     torch.manual_seed(7)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -45,6 +95,9 @@ def save_tiny_model(directory: Path, family: str, **settings: Any) -> Path:
                 parameter.normal_(0, 0.25)
             else:
                 parameter.normal_(0, 0.15)
+        for buffer_name, buffer in model.named_buffers():
+            if buffer_name.endswith("e_score_correction_bias"):
+                buffer.normal_(0, 0.3)
     model.save_pretrained(directory)
     return directory
 
@@ -94,6 +147,7 @@ def make_config(
     *,
     tensor: int = 1,
     pipeline: int = 1,
+    expert: int = 1,
     sequence_parallel: bool | None = None,
     micro_batch_size: int = 2,
     temperature: float = 0.8,
@@ -113,6 +167,7 @@ def make_config(
             "actor": {
                 "tensor_model_parallel_size": tensor,
                 "pipeline_model_parallel_size": pipeline,
+                "expert_model_parallel_size": expert,
                 "sequence_parallel": tensor > 1 if sequence_parallel is None else sequence_parallel,
                 "micro_batch_size": micro_batch_size,
                 "mini_batch_size": 24 * world_size,

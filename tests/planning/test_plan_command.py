@@ -60,7 +60,6 @@ def test_the_model_line_says_how_many_parameters_each_token_uses(capsys, tmp_pat
     assert dense[0].endswith("(qwen3): 8.19 B parameters")
     experts = plan_lines(capsys, tmp_path, "qwen3-30b-a3b")
     assert experts[0].endswith("(qwen3_moe): 30.53 B parameters, 3.35 B used by each token")
-    assert any(line.startswith("note: Qwen3-MoE") and "not there yet" in line for line in experts)
 
 
 def test_the_rank_table_shows_every_coordinate(capsys, tmp_path: Path):
@@ -109,8 +108,7 @@ def test_every_recipe_can_be_planned_without_its_model(capsys, monkeypatch, tmp_
     plan = json.loads(capsys.readouterr().out)
     assert plan["model"]["model_type"] == RECIPES[recipe]
     assert sum(stage["num_layers"] for stage in plan["model"]["stages"]) == plan["model"]["num_layers"]
-    trainable = RECIPES[recipe] in ("qwen2", "qwen3")
-    assert bool(plan["notes"]) != trainable
+    assert all("across nodes" in note for note in plan["notes"]), "it can't be trained"
     assert cli.main(["plan", yaml]) == 0
     text = capsys.readouterr().out
     assert all(part in text for part in ("parameters", "rank  node", "batch", "memory in GiB", "peak:"))
@@ -226,7 +224,7 @@ def test_a_note_says_where_groups_reach_across_nodes(capsys, tmp_path: Path):
     (note,) = plan_json(capsys, tmp_path, "qwen3-8b", *across)["notes"]
     assert note.startswith("rollout.tensor_parallel_size: its groups lie within 4 neighbouring devices")
     experts = ["actor.expert_model_parallel_size=4", "cluster.num_nodes=2", "cluster.devices_per_node=2"]
-    _, note = plan_json(capsys, tmp_path, "qwen3-30b-a3b", *experts)["notes"]
+    (note,) = plan_json(capsys, tmp_path, "qwen3-30b-a3b", *experts)["notes"]
     assert note.startswith("actor.expert_model_parallel_size: its groups lie within 4 neighbouring devices")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from mindrl.config import load
 from mindrl.errors import RequestError
-from mindrl.planning import check_model, check_trainable
+from mindrl.planning import check_model
 from mindrl.weight_maps import Architecture, architecture_of
 from tests.config.config_files import minimal_yaml
 
@@ -172,16 +172,3 @@ def test_a_width_that_no_layer_has_does_not_count(tmp_path: Path):
     check_model(
         load(minimal_yaml(tmp_path), ["rollout.tensor_parallel_size=4", "cluster.devices_per_node=4"]), model
     )
-
-
-def test_training_refuses_by_name_what_can_only_be_planned(tmp_path: Path):
-    config = load(minimal_yaml(tmp_path))
-    with pytest.raises(RequestError, match=r"DeepSeek-V3 .*training .* not there yet"):
-        check_trainable(config, EXPERTS)
-    longer = load(minimal_yaml(tmp_path), ["actor.context_parallel_size=2", "cluster.devices_per_node=2"])
-    check_model(longer, MODEL)
-    with pytest.raises(
-        RequestError, match="context_parallel_size: found 2; sizes above 1 are not in training yet"
-    ):
-        check_trainable(longer, MODEL)
-    check_trainable(config, MODEL)

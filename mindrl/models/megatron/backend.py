@@ -1,4 +1,4 @@
-"""Megatron-core as a training backend: data, tensor + sequence and pipeline parallel, on any device of the HAL."""
+"""Megatron-core as a training backend: data, tensor + sequence, pipeline and expert parallel, on any device of the HAL."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -52,7 +52,8 @@ class MegatronBackend:
         if trainable and objective is None:
             raise ValueError("a trainable backend needs an objective")
         initialize_parallel(config, accelerator)
-        use_rotary_kernel(selection)
+        if architecture.latent_attention is None:  # which calls the kernel itself
+            use_rotary_kernel(selection)
         self._config = config
         self._architecture = architecture
         self._accelerator = accelerator
@@ -138,9 +139,11 @@ class MegatronBackend:
         self._ddp.zero_grad_buffer()
         self._optimizer.zero_grad()
         self._model.train()
-        # Dense models only: a loss that balances experts learns from every response, and data-parallel ranks that share
-        # experts would have to cut their samples alike.
         is_silent = (mini_batch.advantages == 0) & self._objective.needs_advantage
+        if self._transformer.expert_model_parallel_size > 1:
+            # Ranks that share experts take part in each other's passes: they all need as many of the same kind, and
+            # have equal numbers of samples, of which any may be silent.
+            is_silent[:] = False
         silent = self._micro_batches(mini_batch.samples, np.flatnonzero(is_silent).tolist())
         teaching = self._micro_batches(mini_batch.samples, np.flatnonzero(~is_silent).tolist())
         loss = partial(self._loss, mini_batch)

@@ -9,6 +9,7 @@ from megatron.core.transformer import TransformerConfig
 
 from hal import Accelerator, Selection
 from mindrl.models.megatron.layers import decoder_spec
+from mindrl.models.megatron.model_settings import rotary_arguments
 from mindrl.planning.parameters import padded_vocab_size
 from mindrl.weight_maps import Architecture
 
@@ -56,8 +57,5 @@ def _build(transformer: TransformerConfig, arch: Architecture, selection: Select
         pre_process=parallel_state.is_pipeline_first_stage(),
         post_process=parallel_state.is_pipeline_last_stage(),
         share_embeddings_and_output_weights=arch.tied_embeddings,
-        position_embedding_type="rope",
-        rotary_base=arch.rope_theta,  # type: ignore[arg-type]  a float is what it computes with
-        rope_scaling=arch.rope_scaling is not None,
-        rope_scaling_factor=arch.rope_scaling["factor"] if arch.rope_scaling else 1.0,
+        **rotary_arguments(arch),
     )

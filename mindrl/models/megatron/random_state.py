@@ -49,4 +49,6 @@ def _key(accelerator: Accelerator) -> str:
     """Name of the generators in a checkpoint; another layout, or kind of device, has another one."""
     tensor = parallel_state.get_tensor_model_parallel_world_size()
     pipeline = parallel_state.get_pipeline_model_parallel_world_size()
-    return f"generators.{accelerator.device_type}.tp{tensor}.pp{pipeline}"
+    expert = parallel_state.get_expert_model_parallel_world_size()
+    layout = f"tp{tensor}.pp{pipeline}" + (f".ep{expert}" if expert > 1 else "")
+    return f"generators.{accelerator.device_type}.{layout}"

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 import torch
-from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer import MLATransformerConfig, TransformerConfig
 from torch.nn.functional import silu
 
 from mindrl.config import names
 from mindrl.config.actor import ActorConfig
 from mindrl.errors import RequestError
 from mindrl.models.kernel_facts import DTYPES
+from mindrl.models.megatron.model_settings import model_settings
 from mindrl.weight_maps import Architecture
 
 PASSED_THROUGH = frozenset(
@@ -59,32 +60,27 @@ FIXED: Mapping[str, Any] = {
 def build_transformer_config(
     actor: ActorConfig, arch: Architecture, *, fused_rope: bool
 ) -> TransformerConfig:
-    """The model as Megatron-core sees it.
+    """The model as Megatron-core sees it. `fused_rope`: rotary embedding through the hook of `use_rotary_kernel`.
 
     Raises `RequestError` for pass-through keys that don't exist or have no effect, and for what Megatron-core
     itself refuses."""
     check_pass_through(actor.transformer_config)
     dtype = DTYPES[actor.dtype]
-    settings: dict[str, Any] = {
-        "num_layers": arch.num_layers,
-        "hidden_size": arch.hidden_size,
-        "ffn_hidden_size": arch.intermediate_size,
-        "num_attention_heads": arch.num_heads,
-        "num_query_groups": arch.num_kv_heads,
-        "kv_channels": arch.head_dim,
-        "layernorm_epsilon": arch.rms_norm_eps,
-        "qk_layernorm": arch.qk_norm,
-        "add_qkv_bias": arch.qkv_bias,
-        "apply_rope_fusion": fused_rope,
+    latent = arch.latent_attention is not None
+    settings = model_settings(arch) | {
+        "apply_rope_fusion": fused_rope and not latent,  # latent attention calls the kernel itself
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
         "bf16": dtype is torch.bfloat16,
         "tensor_model_parallel_size": actor.tensor_model_parallel_size,
         "sequence_parallel": actor.sequence_parallel and actor.tensor_model_parallel_size > 1,
         "pipeline_model_parallel_size": actor.pipeline_model_parallel_size,
+        "expert_model_parallel_size": actor.expert_model_parallel_size,
+        "expert_tensor_parallel_size": actor.tensor_model_parallel_size,
     }
+    make = MLATransformerConfig if latent else TransformerConfig
     try:
-        return TransformerConfig(**(FIXED | settings | actor.transformer_config))
+        return make(**(FIXED | settings | actor.transformer_config))
     except (ValueError, AssertionError, TypeError) as error:
         raise RequestError(
             f"Megatron-core refuses the model's configuration with actor.transformer_config "

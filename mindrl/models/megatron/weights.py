@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel import set_tensor_model_parallel_attributes
 
+from mindrl.models.megatron.gathering import Gathering, cutting_group, parameter_name
 from mindrl.models.megatron.model import PolicyModel
 from mindrl.models.safetensors_reader import SafetensorsReader
 from mindrl.weight_maps import TensorRule, WeightMap
@@ -17,109 +17,114 @@ from mindrl.weight_maps import TensorRule, WeightMap
 OUTPUT_LAYER = "output_layer.weight"
 EMBEDDING = "embedding.word_embeddings.weight"
 
-
-@dataclass(frozen=True, slots=True)
-class _Home:
-    """Where a Megatron tensor lives."""
-
-    stage: int
-    """First pipeline stage that holds it."""
-    shard_shape: tuple[int, ...]
+View = Callable[[torch.nn.Parameter], torch.Tensor]
 
 
 class ModelWeights:
-    """This rank's parameters under their names in the weight map. Making one is collective."""
+    """This rank's parameters, and the buffers that belong to the weights, by their names in the weight map: one
+    parameter holds all of a rank's experts. Making one is collective."""
 
     def __init__(self, model: PolicyModel, weight_map: WeightMap) -> None:
         self._map = weight_map
         self._params = {_global_name(model, name): param for name, param in model.named_parameters()}
-        self._tensor_group = parallel_state.get_tensor_model_parallel_group()
-        self._pipeline_group = parallel_state.get_pipeline_model_parallel_group()
-        self._homes = self._find_homes()
+        named = {_global_name(model, name): buffer for name, buffer in model.named_buffers()}
+        self._buffers = {
+            rule.megatron_name: named[rule.megatron_name]
+            for rule in weight_map.rules
+            if rule.keeps_dtype and rule.megatron_name in named
+        }
+        moe, experts = weight_map.architecture.experts, parallel_state.get_expert_model_parallel_group()
+        self._num_experts = 0 if moe is None else moe.num_experts // experts.size()
+        self._first_expert = self._num_experts * experts.rank()
+        self._gathering = Gathering(self._find_stages(), self._num_experts)
 
     def mark_partitions(self) -> None:
         """Tell Megatron which parameters are cut over tensor-parallel ranks.
 
         It counts the others once in the gradient norm. Its layers leave the mark out when they are built without
         initial values, and the norm, with the clipping, is silently too small."""
-        for name, param in self._params.items():
-            rule = self._rule(name)
-            marked = getattr(param, "tensor_model_parallel", False)  # biases have it from the start
-            if rule.partition != "replicated" and not marked:
-                set_tensor_model_parallel_attributes(
-                    param,
-                    is_parallel=True,
-                    dim=1 if rule.partition == "columns" else 0,
-                    stride=2 if rule.partition == "gated_rows" else 1,
-                )
+        for rule in self._map.rules:
+            for param in self._holders(rule, self._params):
+                marked = getattr(
+                    param, "tensor_model_parallel", False
+                )  # biases and experts have it from the start
+                if rule.partition != "replicated" and not marked:
+                    set_tensor_model_parallel_attributes(
+                        param,
+                        is_parallel=True,
+                        dim=1 if rule.partition == "columns" else 0,
+                        stride=2 if rule.partition == "gated_rows" else 1,
+                    )
 
     @torch.no_grad()
     def load_hf(self, directory: Path) -> None:
-        """Take every local parameter from the safetensors files of a Hugging Face directory."""
-        rank, size = dist.get_rank(self._tensor_group), dist.get_world_size(self._tensor_group)
+        """Take every local tensor from the safetensors files of a Hugging Face directory."""
+        local = self._params | self._buffers
         with SafetensorsReader(directory) as reader:
-            for name, param in self._params.items():
-                rule = self._rule(name)
+            for rule in self._map.rules:
+                holders = self._holders(rule, local)
+                if not holders:
+                    continue
                 full = rule.merge([reader.tensor(source.name) for source in rule.hf])
-                param.copy_(rule.shard(_pad_rows(rule, full, size), rank, size))
+                group = cutting_group(rule)
+                shard = rule.shard(_pad_rows(rule, full, group.size()), group.rank(), group.size())
+                for holder in holders:
+                    self._part(rule, holder).copy_(shard)
 
     @torch.no_grad()
-    def named_tensors(
-        self, view: Callable[[torch.nn.Parameter], torch.Tensor] = torch.Tensor.detach
-    ) -> Iterator[tuple[str, torch.Tensor]]:
+    def named_tensors(self, view: View | None = None) -> Iterator[tuple[str, torch.Tensor]]:
         """Full tensors under their Hugging Face names, in the order of the weight map, on every rank.
 
-        `view` picks what to show of a parameter: the weight, or something of its shape such as its gradient."""
-        local = {name: view(param) for name, param in self._params.items()}
-        for rule in self._map.rules:
-            yield from rule.split(rule.unshard(self._all_shards(rule, local)))
-
-    def _all_shards(self, rule: TensorRule, local: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-        """Every tensor-parallel rank's shard: first to all pipeline stages, then to all ranks of a stage."""
-        shard = self._shard_from_stage(rule.megatron_name, local)
-        size = dist.get_world_size(self._tensor_group)
-        if size == 1 or rule.partition == "replicated":
-            return [shard]
-        shards = [torch.empty_like(shard) for _ in range(size)]
-        dist.all_gather(shards, shard, group=self._tensor_group)
-        return shards
-
-    def _shard_from_stage(self, name: str, local: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        if dist.get_world_size(self._pipeline_group) == 1:
-            return local[name]
-        home = self._homes[name]
-        if dist.get_rank(self._pipeline_group) == home.stage:
-            shard = local[name].contiguous()
+        `view` picks what to show of every parameter instead of its values, something of its shape such as its
+        gradient; buffers are left out then."""
+        rules = self._map.rules
+        local = {name: (view or torch.Tensor.detach)(param) for name, param in self._params.items()}
+        like = next(iter(local.values()))
+        if view is None:
+            local |= self._buffers
         else:
-            shard = next(iter(local.values())).new_empty(home.shard_shape)
-        dist.broadcast(
-            shard, dist.get_global_rank(self._pipeline_group, home.stage), group=self._pipeline_group
-        )
-        return shard
+            rules = tuple(rule for rule in rules if not rule.keeps_dtype)
+        shards = {
+            rule.megatron_name: self._part(rule, local[parameter_name(rule)])
+            for rule in rules
+            if self._is_here(rule, local)
+        }
+        for rule, full in self._gathering.whole(rules, shards, like):
+            yield from rule.split(full)
 
-    def _rule(self, name: str) -> TensorRule:
-        tied_copy = name == OUTPUT_LAYER and self._map.architecture.tied_embeddings
-        return self._map.by_megatron_name[EMBEDDING if tied_copy else name]
+    def _holders(self, rule: TensorRule, local: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Of a tensor: its parameter, and the last stage's copy of tied embeddings."""
+        names = [parameter_name(rule)] if self._is_here(rule, local) else []
+        if rule.megatron_name == EMBEDDING and self._map.architecture.tied_embeddings:
+            names += [OUTPUT_LAYER] if OUTPUT_LAYER in local else []
+        return [local[name] for name in names]
 
-    def _find_homes(self) -> dict[str, _Home]:
-        stages: list[dict[str, tuple[int, ...]]] = [{}] * dist.get_world_size(self._pipeline_group)
-        mine = {name: tuple(param.shape) for name, param in self._params.items()}
-        dist.all_gather_object(stages, mine, group=self._pipeline_group)
-        homes: dict[str, _Home] = {}
-        for stage, shapes in enumerate(stages):
-            for name, shape in shapes.items():
-                homes.setdefault(name, _Home(stage, shape))
-        missing = [rule.megatron_name for rule in self._map.rules if rule.megatron_name not in homes]
-        unknown = [name for name in mine if self._rule_or_none(name) is None]
+    def _is_here(self, rule: TensorRule, local: Mapping[str, torch.Tensor]) -> bool:
+        if parameter_name(rule) not in local:
+            return False
+        return rule.expert is None or 0 <= rule.expert - self._first_expert < self._num_experts
+
+    def _part(self, rule: TensorRule, holder: torch.Tensor) -> torch.Tensor:
+        """The tensor in what holds it: all of it, or one expert's."""
+        return holder if rule.expert is None else holder[rule.expert - self._first_expert]
+
+    def _find_stages(self) -> dict[str, int]:
+        """First pipeline stage that holds each parameter or buffer."""
+        group = parallel_state.get_pipeline_model_parallel_group()
+        stages: list[list[str]] = [[]] * group.size()
+        mine = [*self._params, *self._buffers]
+        dist.all_gather_object(stages, mine, group=group)
+        found: dict[str, int] = {}
+        for stage, names in enumerate(stages):
+            for name in names:
+                found.setdefault(name, stage)
+        known = {parameter_name(rule) for rule in self._map.rules}
+        if self._map.architecture.tied_embeddings:
+            known.add(OUTPUT_LAYER)
+        missing, unknown = sorted(known - found.keys() - {OUTPUT_LAYER}), sorted(set(mine) - known)
         if missing or unknown:
             raise ValueError(f"weight map and model differ: no parameters {missing}, no rules for {unknown}")
-        return homes
-
-    def _rule_or_none(self, name: str) -> TensorRule | None:
-        try:
-            return self._rule(name)
-        except KeyError:
-            return None
+        return found
 
 
 def _global_name(model: PolicyModel, name: str) -> str:

@@ -60,10 +60,11 @@ class GroupedLinear(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.empty(num_experts, *shape, dtype=config.params_dtype))
         # Ranks with other experts are no replicas: gradients are added up among those with the same ones.
         self.weight.allreduce = config.expert_model_parallel_size == 1  # type: ignore[attr-defined]
-        if size > 1:
-            set_tensor_model_parallel_attributes(
-                self.weight, is_parallel=True, dim=1 + self._cut_axis, stride=self._pieces
-            )
+        # Also where they are not cut: ranks that share everything else hold other experts, or other parts of the
+        # optimizer's state, and the gradient norm counts what has no mark on one of them only.
+        set_tensor_model_parallel_attributes(
+            self.weight, is_parallel=True, dim=1 + self._cut_axis, stride=self._pieces
+        )
 
     def forward(self, rows: torch.Tensor, rows_per_expert: list[int]) -> tuple[torch.Tensor, None]:
         """rows [rows, in] sorted by expert -> [rows, out], and no bias."""

@@ -10,6 +10,10 @@ from megatron.core.transformer.multi_latent_attention import MLASelfAttention
 from hal import Selection
 from mindrl.models.megatron.layers.rotary import CosSin
 
+LATENT_NORM_EPS = 1e-6
+"""Of the norms on short vectors. It is no setting: DeepSeek's models have it whatever `rms_norm_eps` is (Moonlight:
+1e-5), and Megatron would take that."""
+
 
 class LatentAttention(MLASelfAttention):
     """Megatron's, with the HAL's rotary kernel; its own is one vendor's, or turns angles with six operators a layer.
@@ -21,6 +25,9 @@ class LatentAttention(MLASelfAttention):
         assert selection.facts.rotary_interleaved
         self._rotary = selection.rotary
         self._cos_sin = CosSin(interleaved=True)
+        self.kv_layernorm.eps = LATENT_NORM_EPS
+        if self.config.q_lora_rank is not None:
+            self.q_layernorm.eps = LATENT_NORM_EPS
 
     def get_query_key_value_tensors(
         self,
