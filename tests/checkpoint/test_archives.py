@@ -12,6 +12,7 @@ from hf_models import write_model
 from torch.distributed.checkpoint import FileSystemReader
 
 from mindrl.checkpoint.conversion.convert import convert_hf_to_mcore
+from mindrl.checkpoint.formats.inert_pickle import DAMAGE, PLAIN, TENSORS, unpickled
 from mindrl.checkpoint.formats.torch_archives import locate_tensor
 from mindrl.checkpoint.formats.torch_dist import read_directory
 from mindrl.checkpoint.formats.torch_zip import TensorArchive
@@ -90,6 +91,13 @@ def test_code_in_an_archive_or_in_metadata_does_not_run(tmp_path):
     with pytest.raises(RequestError):
         read_directory(tmp_path)
     assert not sprung.exists()
+
+
+@pytest.mark.parametrize("name", ["torch\nSize", "torch._utils\n_rebuild_tensor_v2", "anything\nelse"])
+def test_a_pickle_can_not_change_what_its_names_stand_for(name):
+    changes = f"c{name}\n(N}}V__doc__\nVchanged\nstb.".encode()  # setattr(name, "__doc__", "changed")
+    with pytest.raises(DAMAGE):
+        unpickled(changes, PLAIN | TENSORS)
 
 
 def test_metadata_reads_the_same_by_hand_and_by_torch(tmp_path):

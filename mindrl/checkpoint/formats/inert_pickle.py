@@ -35,6 +35,9 @@ class Inert(metaclass=Sealed):
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return self
+
     def __setstate__(self, state: Any) -> None: ...
 
     def __setitem__(self, key: Any, value: Any) -> None: ...
