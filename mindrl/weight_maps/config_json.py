@@ -4,7 +4,7 @@ What decides the tensors is refused by `RequestError` where it is not understood
 named in `Architecture.unsupported`: weights can be converted, and whoever runs the model refuses."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from mindrl.errors import RequestError
 from mindrl.weight_maps.architecture import Architecture
@@ -65,13 +65,20 @@ def _refuse_other_tensors(config: Mapping[str, Any]) -> None:
     reasons = {
         "attention_bias (a bias on the attention output)": bool(config.get("attention_bias")),
         "mlp_bias": bool(config.get("mlp_bias")),
-        "quantization_config (quantised weights)": bool(config.get("quantization_config")),
+        _quantisation(config): bool(config.get("quantization_config")),
     }
     found = [reason for reason, unsupported in reasons.items() if unsupported]
     if found:
         raise RequestError(
             f"config.json of this {config['model_type']} model asks for {', '.join(found)}: not supported."
         )
+
+
+def _quantisation(config: Mapping[str, Any]) -> str:
+    given: object = config.get("quantization_config")
+    if isinstance(given, Mapping) and cast("Mapping[str, Any]", given).get("quant_method") == "fp8":
+        return "quantization_config (FP8 weights; `mindrl convert --from-fp8` makes bfloat16 of them first)"
+    return "quantization_config (quantised weights)"
 
 
 def _other_forward_pass(config: Mapping[str, Any]) -> list[str]:
