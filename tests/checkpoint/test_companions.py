@@ -13,10 +13,12 @@ from hf_models import tensors_of, write_model
 from own_code import VOCABULARY, files_run, write_model_with_code
 from safetensors.torch import save_file
 
+from hal.devices.cpu import CpuAccelerator
 from mindrl.checkpoint.conversion.convert import convert_hf_to_mcore, convert_mcore_to_hf
 from mindrl.cli.main import main
 from mindrl.data.encoding import load_tokenizer
 from mindrl.errors import RequestError
+from mindrl.rollout.hf_engine import HfEngine
 
 KEPT = {
     "generation_config.json": b'{"eos_token_id": 2, "temperature": 0.6}',
@@ -130,6 +132,19 @@ def test_no_code_of_a_model_is_run_by_conversion_or_by_loading_its_tokenizer(tmp
     config = json.loads((hf / "config.json").read_text())
     del config["auto_map"]
     assert json.loads((back / "config.json").read_text()) == config
+
+
+def test_no_code_of_a_model_is_run_by_what_runs_the_model(tmp_path, marks):
+    hf = write_model_with_code(tmp_path / "hf", marks)
+    engine = HfEngine(
+        hf, dtype=torch.float32, max_model_length=16, max_sequences=1, accelerator=CpuAccelerator()
+    )
+    engine.close()
+    to_mcore(hf, tmp_path / "mcore")
+    to_hf(tmp_path / "mcore", tmp_path / "back")
+    assert main(["convert", "--check", str(hf), str(tmp_path / "mcore")]) == 0
+    assert main(["convert", "--check", str(hf), str(tmp_path / "back"), "--check-logits"]) == 0
+    assert files_run(marks) == []
 
 
 def test_trust_remote_code_runs_the_tokenizers_code_alone_and_leaves_nothing_of_it_behind(tmp_path, marks):
