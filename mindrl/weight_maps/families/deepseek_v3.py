@@ -27,7 +27,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
         num_kv_heads=plain.num_heads,
         head_dim=latent.qk_nope_head_dim + latent.qk_rope_head_dim,
         latent_attention=latent,
-        experts=_experts(config, plain.num_layers),
+        experts=mixture_of_experts(config, plain.num_layers),
         num_mtp_layers=count(config, "num_nextn_predict_layers"),
         unsupported=(*plain.unsupported, *_other_forward_pass(config)),
     )
@@ -53,7 +53,8 @@ def _latent_attention(config: Mapping[str, Any]) -> LatentAttention:
     )
 
 
-def _experts(config: Mapping[str, Any], num_layers: int) -> MixtureOfExperts:
+def mixture_of_experts(config: Mapping[str, Any], num_layers: int) -> MixtureOfExperts:
+    """Chosen by sigmoid scores with a correction, in all but the first layers; other families have taken it over."""
     width = positive(config, "moe_intermediate_size")
     num_experts = positive(config, "n_routed_experts")
     return MixtureOfExperts(
