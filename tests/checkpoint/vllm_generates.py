@@ -25,7 +25,12 @@ def main() -> None:
     for directory in sys.argv[3:]:
         with contextlib.redirect_stdout(sys.stderr):
             llm = LLM(
-                directory, enforce_eager=True, max_model_len=64, max_num_seqs=4, kv_cache_memory_bytes=1 << 24
+                directory,
+                dtype="float32",  # by itself it would round float32 weights to a smaller type
+                enforce_eager=True,
+                max_model_len=64,
+                max_num_seqs=4,
+                kv_cache_memory_bytes=1 << 24,
             )
             outputs = llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
         generated.append([list(output.outputs[0].token_ids) for output in outputs])
