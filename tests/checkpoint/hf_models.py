@@ -48,7 +48,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "deepseek_v3": (
         "deepseek_v3",
-        DEEPSEEK | {"q_lora_rank": 24, "n_group": 4, "topk_group": 2, "n_shared_experts": 1},
+        DEEPSEEK | {"q_lora_rank": 24, "n_group": 2, "topk_group": 1, "n_shared_experts": 1},
     ),
     "moonlight": (
         "deepseek_v3",
