@@ -13,7 +13,7 @@ QUANTIZATION_CONFIG = {
     "quant_method": "fp8",
     "weight_block_size": [128, 128],
 }
-LEFT_AS_THEY_ARE = ("embed_tokens", "lm_head", "norm", "mlp.gate.", "bias", "eh_proj")
+LEFT_AS_THEY_ARE = ("embed_tokens", "lm_head", "shared_head", "norm", "mlp.gate.", "bias", "eh_proj")
 """As in DeepSeek-V3: everything but the matrices of attention, MLPs and experts."""
 
 
