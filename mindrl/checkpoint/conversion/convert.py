@@ -18,6 +18,7 @@ from mindrl.checkpoint.byte_plan import CopyPlan
 from mindrl.checkpoint.companions import Companions, find_companions
 from mindrl.checkpoint.conversion.engine import ALONE, Job, Outcome, Work, carry_out
 from mindrl.checkpoint.conversion.hf_to_mcore import McorePlan, plan_hf_to_mcore
+from mindrl.checkpoint.conversion.manifest import MANIFEST_NAME
 from mindrl.checkpoint.conversion.mcore_to_hf import LARGEST_FILE_BYTES, HfPlan, plan_mcore_to_hf
 from mindrl.checkpoint.expected import expected_tensors
 from mindrl.checkpoint.formats.fp8_blocks import without_fp8
@@ -26,10 +27,12 @@ from mindrl.checkpoint.formats.torch_dist import METADATA_NAME, metadata_bytes
 from mindrl.checkpoint.saved_weights import open_checkpoint
 from mindrl.checkpoint.tokenizer_check import check_tokenizer
 from mindrl.errors import RequestError
+from mindrl.files import read_json_object
 from mindrl.weight_maps import Architecture, WeightMap, architecture_of, weight_map
 from mindrl.weight_maps.architecture import read_config
 
 Mtp = Literal["keep", "drop"]
+_FROM_MCORE = "mcore"
 _DESCRIPTION = {
     "sharded_backend": "torch_dist",
     "sharded_backend_version": 1,
@@ -74,12 +77,11 @@ def convert_hf_to_mcore(
     """Write `save_dir/{release, hf, latest_checkpointed_iteration.txt}`, loadable at any parallel layout.
 
     `dtype` None keeps each tensor's type, and makes bfloat16 of FP8; the parallel sizes are hints for the number of
-    parts; `mtp`: what becomes of layers for multi-token prediction, to be said where there are any; `tokenizer` is a file or directory to take the tokenizer from instead;
-    `trust_remote_code` has the tokenizer loaded, its own code included, before anything is written; `check` may refuse
+    parts; `mtp`: what becomes of layers for multi-token prediction, to be said where there are any; `tokenizer` is a
+    file or directory to take the tokenizer from instead; `trust_remote_code` has the tokenizer loaded, its own code included, before anything is written; `check` may refuse
     the model before anything is planned."""
     arch = architecture_of(without_fp8(read_config(load_dir), load_dir / "config.json"))
     check(arch)
-    directories.refuse_existing(save_dir, overwrite, directories.TRACKER_NAME)
     found = read_model(load_dir)
     weights = weight_map(
         arch, mtp=_keeps_mtp(arch, mtp, any(map(weight_map(arch).leaves_out, found)), load_dir)
@@ -92,10 +94,12 @@ def convert_hf_to_mcore(
         source=load_dir,
         target=save_dir,
         folder=directories.RELEASE,
-        options={"to": "mcore", "dtype": dtype, "parts": [tensor_parallel_size, expert_tensor_parallel_size]},
+        options={"from": "hf", "dtype": dtype, "parts": [tensor_parallel_size, expert_tensor_parallel_size]},
         bytes_beside=companions.num_bytes,
         finish=lambda root: _finish_checkpoint(root, plan, companions),
         small_files=("common.pt", "metadata.json", METADATA_NAME),
+        marker=directories.TRACKER_NAME,
+        overwrite=overwrite,
     )
     outcome = carry_out(job, work, progress=progress)
     dtypes = ", ".join(sorted({tensor.dtype for tensor in plan.tensors}))
@@ -122,22 +126,23 @@ def convert_mcore_to_hf(
     checkpoint's own directory), in either layout.
 
     Config and tokenizer come from `hf_dir`, else from `hf/` beside the checkpoint, else from `save_dir` where that
-    is itself a Hugging Face directory; such a `save_dir` is kept and the result goes to `save_dir/mg2hg`."""
+    is itself a Hugging Face directory; such a `save_dir` is kept and the result goes to `save_dir/mg2hg`, unless it is
+    an earlier result itself."""
     checkpoint = directories.latest_weights(load_dir)
     target, notes = save_dir, ()
-    if (save_dir / "config.json").exists():
+    if (save_dir / "config.json").exists() and not _is_result(save_dir):
         target = save_dir / "mg2hg"
         notes = (f"{save_dir} is a Hugging Face directory: it is kept, the result is in {target}.",)
     config_dir = _config_directory(checkpoint, hf_dir, save_dir)
     arch = architecture_of(without_fp8(read_config(config_dir), config_dir / "config.json"))
     check(arch)
-    directories.refuse_existing(target, overwrite, "config.json")
     weights = weight_map(arch, mtp=_keeps_mtp(arch, mtp, arch.num_mtp_layers > 0, config_dir))
     with open_checkpoint(checkpoint) as saved:
         plan = plan_mcore_to_hf(weights, saved, dtype, max_file_bytes)
     companions = _find_companions(config_dir, tokenizer, plan.copy, weights, trust_remote_code)
-    options = {"to": "hf", "dtype": dtype, "max_file_bytes": max_file_bytes}
-    outcome = carry_out(hf_job(plan, checkpoint, target, options, companions), work, progress=progress)
+    options = {"from": _FROM_MCORE, "dtype": dtype, "max_file_bytes": max_file_bytes}
+    job = replace(hf_job(plan, checkpoint, target, options, companions), overwrite=overwrite)
+    outcome = carry_out(job, work, progress=progress)
     dtypes = ", ".join(sorted(plan.dtypes))
     said = (*notes, *companions.notes, *outcome.notes)
     return Conversion(target, arch.family, dtypes, weights.num_parameters, outcome, said)
@@ -153,7 +158,8 @@ def hf_job(
             _write_json(root / INDEX_NAME, plan.index)
         companions.write(root)
 
-    return Job(plan.copy, source, target, "", options, companions.num_bytes, finish, (INDEX_NAME,))
+    beside = companions.num_bytes
+    return Job(plan.copy, source, target, "", options, beside, finish, (INDEX_NAME,), MANIFEST_NAME)
 
 
 def _finish_checkpoint(root: Path, plan: McorePlan, companions: Companions) -> None:
@@ -164,6 +170,12 @@ def _finish_checkpoint(root: Path, plan: McorePlan, companions: Companions) -> N
     companions.write(root / directories.HF_NAME)
     (release / METADATA_NAME).write_bytes(metadata_bytes(plan.tensors, plan.objects))
     directories.write_tracker(root, directories.RELEASE)
+
+
+def _is_result(directory: Path) -> bool:
+    """Whether a Hugging Face directory came out of a checkpoint, so that nobody's base weights are in it."""
+    manifest = directory / MANIFEST_NAME
+    return manifest.is_file() and read_json_object(manifest).get("options", {}).get("from") == _FROM_MCORE
 
 
 def _config_directory(checkpoint: Path, hf_dir: Path | None, save_dir: Path) -> Path:

@@ -5,24 +5,20 @@ the files: the last one to end finds every file noted, and joins them.
 """
 
 import errno
-import hashlib
-import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-import mindrl
 from mindrl.checkpoint.byte_plan import CopyPlan, OutputFile
 from mindrl.checkpoint.conversion.estimate import Estimate, estimate, shard, share_of
-from mindrl.checkpoint.conversion.manifest import is_note_of, write_manifest
+from mindrl.checkpoint.conversion.identity import identity_of
+from mindrl.checkpoint.conversion.manifest import is_note_of, is_result_of, write_manifest
 from mindrl.checkpoint.conversion.partial import PartialResult
+from mindrl.checkpoint.conversion.progress import shown_progress
 from mindrl.checkpoint.conversion.workers import Copier, default_workers
+from mindrl.checkpoint.directories import refuse_existing
 from mindrl.checkpoint.plan_proof import prove
 from mindrl.errors import RequestError
 
@@ -30,7 +26,6 @@ DESCRIPTION_BYTES = 1 << 20
 """Room for what describes the files."""
 DRY_RUN_SHARDS = 4
 """Hosts that a dry run divides the work over where no number is given."""
-_PLACE = attrgetter("source_row", "source_column", "row", "column", "num_rows", "num_columns")
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -53,6 +48,10 @@ class Job:
     """Writes everything but the plan's files into the result; may run again after an interruption."""
     small_files: tuple[str, ...]
     """Names, in `folder`, of what `finish` writes and nobody is to change: their checksums are recorded too."""
+    marker: str
+    """A file that such a result has, and a stranger's directory has not."""
+    overwrite: bool = False
+    """Replace what is at `target`, if it has the marker."""
 
 
 @dataclass(frozen=True)
@@ -93,20 +92,26 @@ class Outcome:
 def carry_out(job: Job, work: Work, *, progress: bool = True) -> Outcome:
     """Prove the plan, and (unless it is a dry run) write this process's files and join all if these were the last.
 
-    What is at the target is replaced: see `directories.refuse_existing`. `RequestError` if there is no room, a source
-    can't be read or holds what can't be converted, or another process or conversion is in the way. An interrupted
-    conversion keeps the files that are complete, and goes on with the rest when it is asked for again."""
+    `RequestError` if the target is not free, there is no room, a source can't be read or holds what can't be
+    converted, or another process or conversion is in the way. An interrupted conversion keeps the files that are
+    complete, and goes on with the rest when it is asked for again."""
     prove(job.plan)
+    identity = identity_of(job.plan, job.source, job.options)
+    alone = work.num_shards == 1 and work.shard_index is not None
+    if not alone and is_result_of(job.target / job.folder, identity):
+        return Outcome(True, job.plan.num_bytes, notes=(f"{job.target} is complete already.",))
+    refuse_existing(job.target, job.overwrite, job.marker)
     workers = work.workers or default_workers()
     if work.dry_run:
         shards = work.num_shards if work.num_shards > 1 else DRY_RUN_SHARDS
         planned = estimate(job.plan, shards, workers, _free_bytes(job.target))
         return Outcome(False, job.plan.num_bytes, lower_bound=planned.total.lower_bound, estimate=planned)
-    alone = work.num_shards == 1 and work.shard_index is not None
-    partial = PartialResult(job.target, _identity(job), alone=alone)
-    keep = not alone
+    partial = PartialResult(job.target, identity, alone=alone)
+    keep = not alone or partial.restored
     try:
-        outcome = _write_and_join(job, work, workers, partial, progress)
+        if partial.restored:
+            refuse_existing(job.target, job.overwrite, job.marker)
+        outcome = _write_and_join(job, work, workers, partial, identity, progress)
     except OSError as error:
         keep = keep or partial.has_notes()
         raise _storage_failed(job, partial, keep, error) from error
@@ -122,7 +127,9 @@ def carry_out(job: Job, work: Work, *, progress: bool = True) -> Outcome:
         partial.close()
 
 
-def _write_and_join(job: Job, work: Work, workers: int, partial: PartialResult, progress: bool) -> Outcome:
+def _write_and_join(
+    job: Job, work: Work, workers: int, partial: PartialResult, identity: Mapping[str, Any], progress: bool
+) -> Outcome:
     folder = partial.result / job.folder
     folder.mkdir(exist_ok=True)
     notes: list[str] = []
@@ -138,43 +145,49 @@ def _write_and_join(job: Job, work: Work, workers: int, partial: PartialResult, 
         notes.append(f"{len(mine) - len(left)} of {len(mine)} files were complete from an earlier run.")
     _require_room(job, partial, left)
     total, to_do = (sum(file.num_bytes for file in files) for files in (mine, left))
-    with tqdm(
-        total=total, initial=total - to_do, unit="B", unit_scale=True, desc="convert", disable=not progress
-    ) as bar:
-        copier = Copier(partial, folder, bar.update)
+    with shown_progress(total, total - to_do, shown=progress) as advance:
+        copier = Copier(partial, folder, advance)
         copier.run(left, workers)
-    complete = _join(job, work, partial, folder, notes)
+    complete = _all_written(job, work, partial, folder, notes)
+    if complete and not partial.is_gone:
+        _join(job, partial, folder, identity)
     moved, bound = copier.bytes_read + copier.bytes_written, share_of(left).lower_bound
     return Outcome(complete, job.plan.num_bytes, moved, bound, notes=tuple(notes))
 
 
-def _join(job: Job, work: Work, partial: PartialResult, folder: Path, notes: list[str]) -> bool:
-    """Complete the result if every file is there; else say what is missing, and who writes it."""
+def _all_written(job: Job, work: Work, partial: PartialResult, folder: Path, notes: list[str]) -> bool:
+    """Whether every file is there and no other process at work; else a note says what is missing, and who joins."""
     missing = [file for file in job.plan.files if not partial.is_done(file, folder)]
     if missing:
         told = f"{len(missing)} of {len(job.plan.files)} files are still to be written{_by_whom(job, work, missing)}"
         if work.shard_index is None:
             raise RequestError(f"{partial.path} can't be joined: {told}. Run them, then join again.")
         notes.append(
-            f"{told}. Whoever ends last joins them; if nobody did, the same command with --join in place of --shard-index does."
+            f"{told}. Whoever ends last joins them; if nobody did, the same command with --join in place of "
+            "--shard-index does."
         )
         return False
-    if not partial.take_alone():
+    if not partial.take_alone(without_locks=work.num_shards == 1 or work.shard_index is None):
         notes.append(
-            f"Every file is written, but another process is still at work in {partial.path}: it joins them."
+            f"Every file is written, but another process may still be at work in {partial.path}: when it has ended, join "
+            "them by the same command with --join in place of --shard-index."
         )
         return False
+    return True
+
+
+def _join(job: Job, partial: PartialResult, folder: Path, identity: Mapping[str, Any]) -> None:
+    """Complete the result, and have it appear."""
     noted = partial.notes(job.plan.files)
     for file in job.plan.files:
         if not is_note_of(noted[file.name], file):
             raise RequestError(
                 f"{folder / file.name} is not as planned: delete {partial.path} and convert again."
             )
-    about = {"mindrl": mindrl.__version__, "source": str(job.source), "options": job.options}
     job.finish(partial.result)
+    about = {"source": str(job.source.absolute()), **identity}
     write_manifest(folder, about, noted, (name for name in job.small_files if (folder / name).exists()))
     partial.publish()
-    return True
 
 
 def _by_whom(job: Job, work: Work, missing: list[OutputFile]) -> str:
@@ -227,33 +240,3 @@ def _free_bytes(path: Path) -> int:
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free
-
-
-def _identity(job: Job) -> dict[str, Any]:
-    """By what every byte of the result is decided, as JSON."""
-    paths = {
-        tensor.path for source in job.plan.sources for tensor in (source, source.scales) if tensor is not None
-    }
-    stats = {os.path.relpath(path, job.source): path.stat() for path in sorted(paths)}
-    identity = {
-        "mindrl": mindrl.__version__,
-        "options": job.options,
-        "sources": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
-        "plan": _digest(job.plan),
-    }
-    return json.loads(json.dumps(identity))
-
-
-def _digest(plan: CopyPlan) -> str:
-    """SHA-256 over what is copied where."""
-    digest = hashlib.sha256()
-    for file in plan.files:
-        digest.update(repr((file.name, file.size, file.literals)).encode())
-        for record in file.records:
-            tiles = [
-                (tile.source.name, tile.source.offset, tile.source.dtype, _PLACE(tile))
-                for tile in record.tiles
-            ]
-            place = (record.name, record.offset, record.rows, record.columns, record.dtype)
-            digest.update(repr((place, tiles)).encode())
-    return digest.hexdigest()

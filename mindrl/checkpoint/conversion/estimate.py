@@ -9,6 +9,8 @@ from mindrl.checkpoint.conversion.workers import worker_bytes
 
 ASSUMED_BYTES_PER_SECOND = 1_000_000_000
 """Bytes a host writes in a second: what estimated times are stated for."""
+_DESCRIPTION_BYTES_PER_RECORD = 3000
+"""Memory that checksums and the directory of the result take while they are written."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Estimate:
     """Of the hosts among which the files are divided."""
     workers: int
     peak_bytes: int
-    """Resident memory of a process: what it has taken to plan, and its workers' buffers."""
+    """Resident memory of a process: what it has taken to plan, and its workers' buffers, or what describes the result
+    once they are gone."""
     free_bytes: int
     """Where the result goes."""
     bytes_per_second: int = ASSUMED_BYTES_PER_SECOND
@@ -54,12 +57,13 @@ class Estimate:
 def estimate(plan: CopyPlan, num_shards: int, workers: int, free_bytes: int) -> Estimate:
     """Of this process, which has planned already."""
     planned = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    total = share_of(plan.files)
     return Estimate(
         len(plan.sources),
-        share_of(plan.files),
+        total,
         tuple(share_of(shard(plan.files, num_shards, index)) for index in range(num_shards)),
         workers,
-        planned + worker_bytes(workers),
+        planned + max(worker_bytes(workers), total.num_records * _DESCRIPTION_BYTES_PER_RECORD),
         free_bytes,
     )
 

@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from mindrl.checkpoint import directories
 from mindrl.checkpoint.byte_plan import FP8, CopyPlan, StoredTensor, Tile
 from mindrl.checkpoint.companions import find_companions
 from mindrl.checkpoint.conversion.convert import Conversion, hf_job, main_dtype
 from mindrl.checkpoint.conversion.engine import ALONE, Work, carry_out
-from mindrl.checkpoint.conversion.manifest import MANIFEST_NAME
 from mindrl.checkpoint.conversion.mcore_to_hf import HfPlan
 from mindrl.checkpoint.formats.fp8_blocks import without_fp8
 from mindrl.checkpoint.formats.safetensors_files import Planned, lay_out, lay_out_as, read_model
@@ -37,11 +35,11 @@ def convert_fp8(
     files' names. `overwrite` replaces the result of a conversion, no other directory."""
     companions = find_companions(load_dir, tokenizer)
     config = without_fp8(companions.config, load_dir / "config.json")
-    directories.refuse_existing(save_dir, overwrite, MANIFEST_NAME)
     plan = plan_from_fp8(read_model(load_dir), load_dir, dtype, max_file_bytes)
     companions = replace(companions, config=config).saying(main_dtype(plan.copy))
     options = {"from": "fp8", "dtype": dtype, "max_file_bytes": max_file_bytes}
-    outcome = carry_out(hf_job(plan, load_dir, save_dir, options, companions), work, progress=progress)
+    job = replace(hf_job(plan, load_dir, save_dir, options, companions), overwrite=overwrite)
+    outcome = carry_out(job, work, progress=progress)
     records = (record for file in plan.copy.files for record in file.records)
     return Conversion(
         output=save_dir,

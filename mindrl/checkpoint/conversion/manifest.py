@@ -1,6 +1,6 @@
 """mindrl_conversion.json: what a result was made of, and the checksums of everything in it, made while copying.
 
-{"format": 1, "mindrl": version, "source": ..., "options": {...},
+{"format": 1, "mindrl": version, "source": path, "options": {...}, "sources": {file: [bytes, time]}, "plan": SHA-256,
  "files": {name: {"size": bytes,
                   "literals": [[offset, bytes, crc32], ...],
                   "records": {name of the tensor or part: [offset of its values, bytes, crc32]}}},
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mindrl.checkpoint.byte_plan import OutputFile
+from mindrl.files import read_json_object
 
 MANIFEST_NAME = "mindrl_conversion.json"
 FORMAT = 1
@@ -40,10 +41,19 @@ def is_note_of(note: FileNote, file: OutputFile) -> bool:
     return note["size"] == file.size and noted == planned
 
 
+def is_result_of(directory: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether `directory` holds the result of the conversion with this identity."""
+    path = directory / MANIFEST_NAME
+    if not path.is_file():
+        return False
+    found = read_json_object(path)
+    return all(found.get(key) == value for key, value in identity.items())
+
+
 def write_manifest(
     directory: Path, about: Mapping[str, Any], files: Mapping[str, FileNote], small_files: Iterable[str]
 ) -> None:
-    """`about`: source and options; `small_files`: names of what else in `directory` nobody is to change."""
+    """`about`: of what, and by what options it was made; `small_files`: names of what else in `directory` nobody is to change."""
     content = {
         "format": FORMAT,
         **about,

@@ -13,15 +13,19 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mindrl.checkpoint.byte_plan import OutputFile
+from mindrl.checkpoint.conversion.identity import difference
 from mindrl.checkpoint.directories import put_on_disk
 from mindrl.errors import RequestError
 from mindrl.files import read_json_object
 
+SECONDS_TO_LEAVE = 60.0
+"""How long the one who joins waits for others to leave."""
 _LOCK = "lock"
 _IDENTITY = "conversion.json"
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -43,6 +47,8 @@ class PartialResult:
         self._replaced = target.parent / f".{target.name}.replaced"
         self.restarted: str | None = None
         """Why files that were found are not gone on with."""
+        self.restored = False
+        """The target was not in its place: a kill between two renames had left it aside."""
         target.parent.mkdir(parents=True, exist_ok=True)
         self._lock = self._locked(alone)
         try:
@@ -72,16 +78,30 @@ class PartialResult:
         """Whether any file is complete."""
         return any(self._notes.iterdir())
 
-    def take_alone(self) -> bool:
-        """Whether no other process works here; if so, none will until `close`."""
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-        return True
+    def take_alone(self, *, without_locks: bool) -> bool:
+        """Wait until no other process works here, for a while; whether that came to be. None will until `close`.
+
+        Call it when every file is complete: then whoever is still here is about to leave, or to join.
+        `without_locks`: the answer where the file system has none, so that nobody can tell."""
+        deadline = time.monotonic() + SECONDS_TO_LEAVE
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gives the shared lock up, had or not
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.05)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                return without_locks
+            else:
+                return True
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether another process has published the result meanwhile."""
+        return os.fstat(self._lock).st_nlink == 0
 
     def publish(self) -> None:
         """Make the result appear at the target, in place of what was there, and end."""
@@ -105,10 +125,11 @@ class PartialResult:
     def _settle(self, identity: Mapping[str, Any], alone: bool) -> None:
         """Go on with what is there if it is of this conversion."""
         if self._replaced.exists() and not self.target.exists():
-            self._replaced.rename(self.target)  # a kill between two renames
+            self._replaced.rename(self.target)
+            self.restored = True
         found = self._found_identity()
         if found is not None and found != identity:
-            self.restarted = _difference(found, identity)
+            self.restarted = difference(found, identity)
             if not alone:
                 raise RequestError(
                     f"{self.path} holds the files of another conversion ({self.restarted}): all shards have to be of "
@@ -190,19 +211,6 @@ def write_lock(descriptor: int, path: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-
-
-def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """What differs between two identities, in words."""
-    reasons = {
-        "options": "other options: {found}",
-        "sources": "source files of other names, sizes or times",
-        "mindrl": "another version of mindrl: {found}",
-    }
-    for key, reason in reasons.items():
-        if found.get(key) != wanted.get(key):
-            return reason.format(found=found.get(key))
-    return "another plan"
 
 
 def _write_durably(path: Path, content: object) -> None:
