@@ -32,13 +32,13 @@ class TensorArchive:
     shape: tuple[int, ...]
     dtype: str
 
-    @cached_property
+    @property
     def head_size(self) -> int:
-        return len(self._before) + self._payload_header_size
+        return self._sizes[0]
 
-    @cached_property
+    @property
     def tail_size(self) -> int:
-        return len(self.tail(0))
+        return self._sizes[1]
 
     def head(self, crc: int) -> bytes:
         """Records before the payload, and the payload's local header."""
@@ -46,7 +46,7 @@ class TensorArchive:
 
     def tail(self, crc: int) -> bytes:
         """The record after the payload, the central directory, and its end."""
-        version_offset = self.head_size + self._num_bytes
+        version_offset = len(self._before) + self._payload_header_size + self._num_bytes
         version = b"3\n"
         tail = self._local_header("archive/version", len(version), zlib.crc32(version)) + version
         entries = [
@@ -66,6 +66,10 @@ class TensorArchive:
         num_bytes = prod(self.shape) * ITEM_SIZES[self.dtype]
         assert num_bytes < _MAX_PAYLOAD, f"a chunk of {num_bytes} bytes needs zip64"
         return num_bytes
+
+    @cached_property
+    def _sizes(self) -> tuple[int, int]:
+        return len(self._before) + self._payload_header_size, len(self.tail(0))
 
     @cached_property
     def _first_records(self) -> tuple[tuple[str, bytes], ...]:
