@@ -62,12 +62,14 @@ def expected_tensors(
     if missing or unknown:
         raise RequestError(
             f"The weights in {hf_dir} are not those of its config.json ({weights.architecture.model_type}, "
-            f"{weights.architecture.num_layers} layers): missing {_some(missing)}; unknown {_some(unknown)}."
+            f"{weights.architecture.num_layers} layers): missing {_some(missing)}; unknown {_some(unknown)}. "
+            "Are config.json and weights of the same model?"
         )
     for name, source in expected.items():
         if stored[name].shape != source.shape:
             raise RequestError(
-                f"{name} in {stored[name].path} has shape {stored[name].shape}, config.json makes it {source.shape}."
+                f"{name} in {stored[name].path} has shape {stored[name].shape}, config.json makes it {source.shape}. "
+                "Are config.json and weights of the same model?"
             )
     return {name: stored[name] for name in expected}, tuple(notes)
 

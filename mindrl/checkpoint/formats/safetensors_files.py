@@ -21,6 +21,7 @@ SINGLE_NAME = "model.safetensors"
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F8_E4M3": FP8}
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _MAX_HEADER_BYTES = 100_000_000
+_REMEDY = "Fetch or copy the file again."
 
 
 def read_model(hf_dir: Path) -> dict[str, StoredTensor]:
@@ -29,7 +30,10 @@ def read_model(hf_dir: Path) -> dict[str, StoredTensor]:
     for path in _weight_files(hf_dir):
         for name, tensor in read_file(path).items():
             if name in tensors:
-                raise RequestError(f"Tensor {name} is in both {tensors[name].path} and {path}.")
+                raise RequestError(
+                    f"Tensor {name} is in both {tensors[name].path} and {path}: files of two models may have "
+                    "been mixed. Keep those of one."
+                )
             tensors[name] = tensor
     return attach_scales(tensors)
 
@@ -52,27 +56,32 @@ def _read_file(path: Path) -> dict[str, StoredTensor]:
         if is_pointer(path):
             raise RequestError(f"{path} {POINTER_REASON}")
         if length > min(size - 8, _MAX_HEADER_BYTES):
-            raise RequestError(f"{path} is not a safetensors file, or is cut off: {size} bytes.")
+            raise RequestError(f"{path} is not a safetensors file, or is cut off: {size} bytes. {_REMEDY}")
         try:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError) as error:
-            raise RequestError(f"{path} has an unreadable safetensors header: {error}.") from None
+            raise RequestError(f"{path} has an unreadable safetensors header: {error}. {_REMEDY}") from None
     if not isinstance(header, dict):
-        raise RequestError(f"{path} has an unreadable safetensors header: no object.")
+        raise RequestError(f"{path} has an unreadable safetensors header: no object. {_REMEDY}")
     header.pop("__metadata__", None)
     try:
         tensors = {name: _stored(path, name, entry, 8 + length, size) for name, entry in header.items()}
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, RequestError):
             raise
-        raise RequestError(f"{path} has an unreadable safetensors header: {error!r}.") from error
+        raise RequestError(f"{path} has an unreadable safetensors header: {error!r}. {_REMEDY}") from error
     end = 8 + length
     for tensor in sorted((tensor for tensor in tensors.values() if tensor.num_bytes), key=lambda t: t.offset):
         if tensor.offset != end:
             raise RequestError(
-                f"{path} is damaged: tensor {tensor.name} starts at byte {tensor.offset}, the one before ends at {end}."
+                f"{path} is damaged: tensor {tensor.name} starts at byte {tensor.offset}, the one before ends at {end}. "
+                f"{_REMEDY}"
             )
         end += tensor.num_bytes
+    if end != size:
+        raise RequestError(
+            f"{path} is damaged: its last tensor ends at byte {end}, the file at {size}. {_REMEDY}"
+        )
     return tensors
 
 
@@ -83,10 +92,12 @@ def _stored(path: Path, name: str, entry: Mapping[str, Any], data_start: int, fi
         )
     dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
     start, end = entry["data_offsets"]
+    if any(type(number) is not int or number < 0 for number in (*shape, start, end)):
+        raise ValueError(f"{name} has the shape {shape} and lies from {start} to {end}")
     if end - start != prod(shape) * ITEM_SIZES[dtype] or data_start + end > file_size:
         raise RequestError(
             f"{path} is damaged or cut off: tensor {name} ({dtype} {shape}) should end at byte "
-            f"{data_start + end}, the file has {file_size}."
+            f"{data_start + end}, the file has {file_size}. {_REMEDY}"
         )
     return StoredTensor(name, path, data_start + start, shape, dtype)
 
@@ -97,10 +108,13 @@ def _weight_files(hf_dir: Path) -> list[Path]:
         names = read_json_object(index_path).get("weight_map")
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
             raise RequestError(f"{index_path} has no weight_map that names a file for each tensor.")
+        _refuse_foreign_files(index_path, set(names.values()))
         files = [hf_dir / name for name in sorted(set(names.values()))]
         missing = [path.name for path in files if not path.exists()]
         if missing:
-            raise RequestError(f"{index_path} names files that do not exist: {', '.join(missing)}.")
+            raise RequestError(
+                f"{index_path} names files that do not exist: {', '.join(missing)}. Fetch or copy them too."
+            )
         return files
     if (hf_dir / SINGLE_NAME).exists():
         return [hf_dir / SINGLE_NAME]
@@ -108,6 +122,20 @@ def _weight_files(hf_dir: Path) -> list[Path]:
         f"{hf_dir} holds neither {SINGLE_NAME} nor {INDEX_NAME}. Weights in other formats (pytorch_model.bin) "
         "have to be saved as safetensors first: `save_pretrained` of transformers does."
     )
+
+
+def _refuse_foreign_files(index_path: Path, names: set[str]) -> None:
+    """An index is somebody else's text: it names files beside it, or none."""
+    if foreign := sorted(name for name in names if Path(name).name != name):
+        raise RequestError(
+            f"{index_path} names {', '.join(foreign)}: weights are read from files beside it, and from nowhere else. Correct "
+            "the index."
+        )
+    if (index_path.parent / SINGLE_NAME).exists() and SINGLE_NAME not in names:
+        raise RequestError(
+            f"{index_path.parent} holds {SINGLE_NAME}, and {INDEX_NAME}, which names other files: one of the two is left "
+            "over from something else, and programs differ in which they read. Remove the wrong one."
+        )
 
 
 Planned = tuple[str, tuple[int, ...], str, tuple[Tile, ...]]

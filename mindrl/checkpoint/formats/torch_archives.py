@@ -192,7 +192,9 @@ def locate_tensor(file: BinaryIO, offset: int, length: int, name: str = "") -> S
             raise DamagedArchive(f"its values are not contiguous (strides {tensor.strides})")
     except DamagedArchive as error:
         what = f", {name}," if name else ""
-        raise RequestError(f"{file.name} holds no readable tensor{what} at byte {offset}: {error}.") from None
+        raise RequestError(
+            f"{file.name} holds no readable tensor{what} at byte {offset}: {error}. Copy or convert the checkpoint again."
+        ) from None
     return stored
 
 

@@ -177,6 +177,8 @@ class StackedWeights(SavedWeights):
     def _open(self, name: str) -> BinaryIO:
         if name not in self._files:
             path = self.path / name
+            if path.exists() and not path.is_file():  # opening a pipe would wait for whoever writes into it
+                raise RequestError(f"{path}, which the checkpoint's metadata names, is not a file.")
             try:
                 self._files[name] = path.open("rb")
             except OSError as error:
