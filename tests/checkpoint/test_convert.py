@@ -261,3 +261,15 @@ def test_without_config_json_the_way_to_name_one_is_said(tmp_path):
         to_hf(tmp_path / "mcore", tmp_path / "back")
     with pytest.raises(RequestError, match="not a checkpoint directory"):
         to_hf(tmp_path / "hf", tmp_path / "back")
+
+
+@pytest.mark.parametrize("family", ["qwen2", "deepseek_v3"])
+def test_what_only_the_forward_pass_needs_does_not_stop_a_conversion(tmp_path, family):
+    hf = write_model(tmp_path / "hf", family, tied=False)
+    config = json.loads((hf / "config.json").read_text())
+    stretched = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    (hf / "config.json").write_text(json.dumps(config | {"rope_parameters": stretched, "hidden_act": "gelu"}))
+    to_mcore(hf, tmp_path / "mcore")
+    to_hf(tmp_path / "mcore", tmp_path / "back")
+    assert_same_bits(tmp_path / "back", hf)
+    assert json.loads((tmp_path / "back/config.json").read_text())["rope_parameters"] == stretched

@@ -80,7 +80,8 @@ def convert_hf_to_mcore(
     parts; `mtp`: what becomes of layers for multi-token prediction, to be said where there are any; `tokenizer` is a
     file or directory to take the tokenizer from instead; `trust_remote_code` has the tokenizer loaded, its own code included, before anything is written; `check` may refuse
     the model before anything is planned."""
-    arch = architecture_of(without_fp8(read_config(load_dir), load_dir / "config.json"))
+    config = without_fp8(read_config(load_dir), load_dir / "config.json")
+    arch = architecture_of(config, weights_only=True)
     check(arch)
     found = read_model(load_dir)
     weights = weight_map(
@@ -134,7 +135,8 @@ def convert_mcore_to_hf(
         target = save_dir / "mg2hg"
         notes = (f"{save_dir} is a Hugging Face directory: it is kept, the result is in {target}.",)
     config_dir = _config_directory(checkpoint, hf_dir, save_dir)
-    arch = architecture_of(without_fp8(read_config(config_dir), config_dir / "config.json"))
+    config = without_fp8(read_config(config_dir), config_dir / "config.json")
+    arch = architecture_of(config, weights_only=True)
     check(arch)
     weights = weight_map(arch, mtp=_keeps_mtp(arch, mtp, arch.num_mtp_layers > 0, config_dir))
     with open_checkpoint(checkpoint) as saved:
