@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hf_models import write_model
+from hf_models import FAMILIES, write_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +18,6 @@ from mindrl.checkpoint.byte_plan import CopyPlan, OutputFile, Record, StoredTens
 from mindrl.checkpoint.conversion import engine
 from mindrl.checkpoint.conversion.convert import convert_hf_to_mcore, convert_mcore_to_hf
 from mindrl.checkpoint.plan_proof import PlanError, prove
-from mindrl.weight_maps import FAMILIES
 
 SOURCE = StoredTensor("weight", Path("model.safetensors"), 100, (4, 6), "float32")
 LEFT = Tile(SOURCE, 0, 0, 0, 0, 4, 2)
