@@ -14,7 +14,7 @@ from mindrl.errors import RequestError
 from mindrl.evaluation.evaluate import EvaluationSettings
 from mindrl.files import read_json_object
 from mindrl.models.safetensors_reader import SafetensorsReader
-from mindrl.weight_maps import read_architecture
+from mindrl.weight_maps import Architecture, read_architecture
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LONGEST_DEFAULT_RESPONSE = 1024
@@ -54,6 +54,7 @@ class ModelSetup:
     hf_dir: Path
     config: Mapping[str, Any]
     """Its config.json, without what doesn't change the model."""
+    architecture: Architecture
     dtype: torch.dtype
     prompts: Sequence[Prompt]
     settings: EvaluationSettings
@@ -70,12 +71,13 @@ def check_model(request: EvaluationRequest, dataset: PromptDataset, hf_dir: Path
     with SafetensorsReader(hf_dir):  # refuses a directory without weights
         pass
     config = read_json_object(hf_dir / "config.json")
-    read_architecture(hf_dir)  # refuses what has no weight map
+    architecture = read_architecture(hf_dir)
     length = _response_length(request, dataset, hf_dir, config.get("max_position_embeddings"))
     dataset.check(tokenizer_dir=hf_dir, max_prompt_length=dataset.longest_prompt)
     return ModelSetup(
         hf_dir=hf_dir,
         config={key: value for key, value in config.items() if key not in COSMETIC_KEYS},
+        architecture=architecture,
         dtype=_dtype(hf_dir, config),
         prompts=dataset[: request.limit],
         settings=EvaluationSettings(

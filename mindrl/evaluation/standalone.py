@@ -23,7 +23,7 @@ from mindrl.planning.batch import MAX_SEQUENCES
 from mindrl.rewards import RewardItem, RewardPool
 from mindrl.rollout.choose import choose_engine, engine_environment, make_engine
 from mindrl.rollout.engine import RolloutEngine
-from mindrl.weight_maps import read_architecture, weight_map
+from mindrl.weight_maps import weight_map
 
 JOIN_TIMEOUT_SECONDS = 60.0
 
@@ -50,16 +50,18 @@ def evaluate_models(
     accelerator = hal.choose(request.accelerator)
     hal.prepare_process(accelerator, processes_per_node=1)
     rollout = RolloutConfig(engine=request.engine, n_samples=request.n_samples, gpu_memory_utilization=0.8)
-    choice = choose_engine(rollout, accelerator)
-    if choice.notice:
-        on_notice(choice.notice)
+    choices = {setup.hf_dir: choose_engine(rollout, accelerator, setup.architecture) for setup in setups}
+    for notice in dict.fromkeys(choice.notice for choice in choices.values()):
+        if notice is not None:
+            on_notice(notice)
     os.environ.update(engine_environment(accelerator))
     results: list[ModelEvaluation] = []
     with _pool(request) as pool:
         for group in by_architecture(setups):
             with _engine(group[0], rollout, request.seed, accelerator) as engine:
                 for setup in group:
-                    results.append(_evaluate_model(setup, len(results), engine, pool, request, choice.name))
+                    name = choices[setup.hf_dir].name
+                    results.append(_evaluate_model(setup, len(results), engine, pool, request, name))
     return results
 
 
@@ -112,7 +114,7 @@ def _evaluate_model(
     engine_name: str,
 ) -> ModelEvaluation:
     tokenizer = load_tokenizer(setup.hf_dir)
-    engine.update_weights(_weights(setup.hf_dir), version)
+    engine.update_weights(_weights(setup), version)
     total = len(setup.prompts) * setup.settings.n_samples
     started = time.perf_counter()
     with tqdm(total=total, desc=f"evaluating {setup.hf_dir}", unit="response", disable=None) as bar:
@@ -128,10 +130,11 @@ def _evaluate_model(
     return ModelEvaluation(setup.hf_dir, engine_name, time.perf_counter() - started, evaluation)
 
 
-def _weights(hf_dir: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def _weights(setup: ModelSetup) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor of the model by its Hugging Face name, tied ones once."""
+    hf_dir = setup.hf_dir
     with SafetensorsReader(hf_dir) as reader:
-        for rule in weight_map(read_architecture(hf_dir)).rules:
+        for rule in weight_map(setup.architecture).rules:
             for source in rule.hf:
                 tensor = reader.tensor(source.name)
                 if not tensor.isfinite().all():

@@ -15,7 +15,12 @@ from mindrl.config.rollout import RolloutConfig
 from mindrl.errors import RequestError
 from mindrl.rollout.engine import RolloutEngine
 from mindrl.rollout.requests import Limits
-from mindrl.weight_maps import read_architecture
+from mindrl.weight_maps import Architecture, read_architecture
+
+LATENT_ATTENTION_ON_HOST = (
+    "vLLM on CPU computes multi-head latent attention wrongly: it turns heads of a query by other tokens' positions, and "
+    "log-probs are off by 6 and more"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +41,16 @@ def engine_environment(accelerator: Accelerator) -> Mapping[str, str]:
     }
 
 
-def choose_engine(config: RolloutConfig, accelerator: Accelerator) -> EngineChoice:
-    """Resolve `auto`; `RequestError` if what was asked for can't run here."""
+def choose_engine(
+    config: RolloutConfig, accelerator: Accelerator, architecture: Architecture
+) -> EngineChoice:
+    """Resolve `auto`; `RequestError` if what was asked for can't run here, or can't run this model."""
     if config.engine == "replay":
         _refuse_engine_args(config, "replay")
         return EngineChoice("replay", None)
-    reason = vllm_unavailable_reason(accelerator) if config.engine != "hf" else None
+    reason = None
+    if config.engine != "hf":
+        reason = vllm_unavailable_reason(accelerator) or _wrong_in_vllm(accelerator, architecture)
     if config.engine == "vllm" and reason is not None:
         raise RequestError(f"rollout.engine=vllm was asked for, but {reason}; or use rollout.engine=hf")
     if config.engine != "hf" and reason is None:
@@ -56,9 +65,9 @@ def choose_engine(config: RolloutConfig, accelerator: Accelerator) -> EngineChoi
     return EngineChoice("hf", notice)
 
 
-def check_engine_args(config: RolloutConfig, accelerator: Accelerator) -> None:
+def check_engine_args(config: RolloutConfig, accelerator: Accelerator, architecture: Architecture) -> None:
     """`RequestError` for what vLLM's EngineArgs does not know or the engine sets itself. Imports vLLM if needed."""
-    if config.engine_args and choose_engine(config, accelerator).name == "vllm":
+    if config.engine_args and choose_engine(config, accelerator, architecture).name == "vllm":
         from mindrl.rollout.vllm_arguments import check_engine_args
 
         check_engine_args(config.engine_args)
@@ -76,14 +85,13 @@ def make_engine(
     accelerator: Accelerator,
 ) -> RolloutEngine:
     """This rank's engine; collective over the default process group. See the engines for the arguments."""
-    choice = choose_engine(config, accelerator).name
+    architecture = read_architecture(hf_dir)
+    choice = choose_engine(config, accelerator, architecture).name
     if choice == "replay":
         from mindrl.rollout.replay_engine import ReplayEngine
 
         assert config.replay_from is not None  # a rule of the configuration
-        return ReplayEngine(
-            config.replay_from, Limits(max_model_length, read_architecture(hf_dir).vocab_size)
-        )
+        return ReplayEngine(config.replay_from, Limits(max_model_length, architecture.vocab_size))
     if choice == "hf":
         from mindrl.rollout.hf_engine import HfEngine
 
@@ -131,6 +139,13 @@ def vllm_unavailable_reason(accelerator: Accelerator) -> str | None:
         )
     if not _loads("libnuma.so.1"):
         return "vLLM needs the library libnuma.so.1, which is not here; install the system package libnuma1"
+    return None
+
+
+def _wrong_in_vllm(accelerator: Accelerator, architecture: Architecture) -> str | None:
+    """Why this model's samples would not be its own, where vLLM itself does not notice."""
+    if accelerator.device_type == "cpu" and architecture.latent_attention is not None:
+        return LATENT_ATTENTION_ON_HOST
     return None
 
 

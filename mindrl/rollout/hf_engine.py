@@ -12,6 +12,7 @@ from transformers.initialization import no_init_weights
 from hal.accelerator import Accelerator
 from mindrl.data.records import Request, Sample, Sampling
 from mindrl.rollout.engine import Memory
+from mindrl.rollout.hf_names import file_tensors
 from mindrl.rollout.requests import InFlight, Ledger, Limits
 
 
@@ -84,22 +85,25 @@ class HfEngine:
     @torch.no_grad()
     def update_weights(self, tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Replace all weights in place and drop the cache; requests in flight keep their tokens."""
-        parameters = dict(self._model.named_parameters(remove_duplicate=False))
-        missing = dict(self._model.named_parameters())
+        tensors_here, buffers = file_tensors(self._model), dict(self._model.named_buffers())
+        brought: set[int] = set()
         for name, tensor in tensors:
-            if name not in parameters:
+            if name not in tensors_here:
                 raise ValueError(
                     f"update {version} brought {name}, which {type(self._model).__name__} does not have"
                 )
-            if tensor.shape != parameters[name].shape:
+            kept = tensors_here[name]
+            if tensor.shape != kept.shape:
                 raise ValueError(
-                    f"update {version} brought {name} as {list(tensor.shape)}, "
-                    f"the model has {list(parameters[name].shape)}"
+                    f"update {version} brought {name} as {list(tensor.shape)}, the model has {list(kept.shape)}"
                 )
-            parameters[name].copy_(tensor)
-            missing = {other: kept for other, kept in missing.items() if kept is not parameters[name]}
+            if name in buffers:
+                kept.data = kept.to(tensor.dtype)  # a router's bias decides by differences that float32 has
+            kept.copy_(tensor)
+            brought.add(id(kept))
+        missing = sorted(name for name, kept in tensors_here.items() if id(kept) not in brought)
         if missing:
-            raise ValueError(f"update {version} did not bring {sorted(missing)}")
+            raise ValueError(f"update {version} did not bring {missing}")
         self._forget_batch()
         self.weight_version = version
 

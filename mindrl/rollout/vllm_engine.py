@@ -41,7 +41,7 @@ from mindrl.rollout.vllm_guest import (
 )
 
 if current_platform.is_cpu():
-    from mindrl.rollout.vllm_on_host import repack_output_layer
+    from mindrl.rollout.vllm_on_host import forget_packed_experts, repack_output_layer
 
 
 class VllmEngine:
@@ -250,6 +250,8 @@ def _finish_reason(reason: str, sample_id: int) -> FinishReason:
 
 
 def _load_weights(worker: WorkerBase, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+    if current_platform.is_cpu():
+        forget_packed_experts(worker.get_model())
     # Of the runner, which every vLLM since 0.23 has: on some devices the worker has no such method.
     with set_current_vllm_config(worker.vllm_config):
         worker.model_runner.reload_weights(weights_iterator=tensors)

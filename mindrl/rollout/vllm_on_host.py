@@ -4,11 +4,13 @@ from typing import Any
 
 import torch
 from vllm.config import SchedulerConfig, VllmConfig
+from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
 from mindrl.errors import RequestError
+from mindrl.rollout.choose import LATENT_ATTENTION_ON_HOST
 
 
 def host_arguments(max_model_length: int) -> dict[str, Any]:
@@ -27,7 +29,7 @@ def host_arguments(max_model_length: int) -> dict[str, Any]:
 
 def fit_to_host(config: VllmConfig) -> None:
     """Size the key-value cache; `RequestError` for a model that vLLM can't compute here."""
-    _check_head_size(config)
+    _check_attention(config)
     if config.cache_config.kv_cache_memory_bytes is None:
         config.cache_config.kv_cache_memory_bytes = _kv_cache_bytes(config)
 
@@ -39,10 +41,23 @@ def repack_output_layer(model: torch.nn.Module) -> None:
             dispatch_cpu_unquantized_gemm(module, remove_weight=False)
 
 
-def _check_head_size(config: VllmConfig) -> None:
-    """vLLM finds out in the middle of the first forward pass."""
+def forget_packed_experts(model: torch.nn.Module) -> None:
+    """Have experts' weights packed again by the update that follows.
+
+    vLLM packs them when it makes their kernel, and takes a kernel that is there for packed weights: the new ones would
+    stay as they came, and what is sampled is nonsense (log-probs off by 9 and more, without an error)."""
+    for module in model.modules():
+        method = getattr(module, "quant_method", None)
+        if isinstance(method, UnquantizedFusedMoEMethod):
+            method.moe_kernel = None
+
+
+def _check_attention(config: VllmConfig) -> None:
+    """vLLM finds out in the middle of the first forward pass, or not at all."""
+    if config.model_config.use_mla:
+        raise RequestError(f"{LATENT_ATTENTION_ON_HOST}; use rollout.engine=hf")
     head_size, supported = config.model_config.get_head_size(), CPUAttentionBackend.get_supported_head_sizes()
-    if not config.model_config.use_mla and head_size not in supported:
+    if head_size not in supported:
         raise RequestError(
             f"the model's attention heads have size {head_size}, and vLLM on CPU computes sizes {supported}; "
             "use rollout.engine=hf"

@@ -73,7 +73,7 @@ def check_request(config: Config, *, overwrite: bool, resume: bool = False) -> l
     attempt(lambda: check_recording(config))
     passed_through = attempt(lambda: _check_pass_through(config, architecture))
     attempt(lambda: _check_wandb(config))
-    attempt(lambda: notices.extend(_check_device(config)))
+    attempt(lambda: notices.extend(_check_device(config, architecture)))
     if passed_through:
         attempt(lambda: _check_kernels(config, architecture))
     if problems:
@@ -173,7 +173,7 @@ def _check_pass_through(config: Config, architecture: Architecture) -> None:
 
         build_transformer_config(config.actor, architecture, fused_rope=False)
     if config.rollout.engine_args:
-        check_engine_args(config.rollout, hal.choose(config.hal.accelerator))
+        check_engine_args(config.rollout, hal.choose(config.hal.accelerator), architecture)
 
 
 def _check_wandb(config: Config) -> None:
@@ -182,7 +182,7 @@ def _check_wandb(config: Config) -> None:
         require_wandb_server(os.environ)
 
 
-def _check_device(config: Config) -> list[str]:
+def _check_device(config: Config, architecture: Architecture) -> list[str]:
     try:
         accelerator = hal.choose(config.hal.accelerator)
     except hal.HalError as error:
@@ -191,7 +191,7 @@ def _check_device(config: Config) -> list[str]:
     reason = accelerator.supports_dtype(DTYPES[config.actor.dtype])
     if reason is not None:
         raise RequestError(f"actor.dtype: {reason}")
-    notice = choose_engine(config.rollout, accelerator).notice
+    notice = choose_engine(config.rollout, accelerator, architecture).notice
     return [notice] if notice else []
 
 

@@ -13,7 +13,7 @@ from mindrl.models.megatron.backend import MegatronBackend
 from mindrl.models.megatron.parallel import initialize_parallel
 from mindrl.planning.batch import sequences_per_engine
 from mindrl.rollout.choose import choose_engine, make_engine
-from mindrl.weight_maps import read_architecture
+from mindrl.weight_maps import Architecture, read_architecture
 from mindrl.workers.actor import ActorRole
 from mindrl.workers.identity import WorkerIdentity
 from mindrl.workers.reference import ReferenceRole
@@ -65,7 +65,7 @@ def build_roles(config: Config, identity: WorkerIdentity, init_method: str, *, r
         reference=ReferenceRole(reference, config.algorithm.kl),
         rollout=RolloutRole(engine, config, stop_token_ids(config.model.path)),
         engine_size=config.rollout.tensor_parallel_size,
-        device_facts=_device_facts(config, accelerator, selection),
+        device_facts=_device_facts(config, accelerator, architecture, selection),
     )
 
 
@@ -96,9 +96,9 @@ def _load_initial_weights(backend: MegatronBackend, config: Config) -> None:
 
 
 def _device_facts(
-    config: Config, accelerator: hal.Accelerator, selection: hal.Selection
+    config: Config, accelerator: hal.Accelerator, architecture: Architecture, selection: hal.Selection
 ) -> dict[str, object]:
-    engine = choose_engine(config.rollout, accelerator).name
+    engine = choose_engine(config.rollout, accelerator, architecture).name
     return {
         "table": f"accelerator  {accelerator.name}: {accelerator.description()}\nrollout      {engine}\n\n"
         f"{selection.table()}\n",

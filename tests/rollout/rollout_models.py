@@ -2,22 +2,59 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    DeepseekV3Config,
     LlamaConfig,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from mindrl.data.records import Request, Sample, Sampling
+from mindrl.rollout.hf_names import file_tensors
 
 VOCAB_SIZE = 96
 STOP = 1
+OWN_SIZES: dict[str, dict[str, Any]] = {
+    "qwen3": {"head_dim": 32},
+    "qwen3_moe": {
+        "head_dim": 32,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,  # vLLM's kernels on CPU take it as it is, and pad half of it
+        "norm_topk_prob": True,
+    },
+    "deepseek_v3": {
+        "num_key_value_heads": 4,
+        "moe_intermediate_size": 24,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 4,
+        "n_group": 4,
+        "topk_group": 2,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 24,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 12,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 32,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+        },
+    },
+}
+"""What families have beyond, or instead of, the common sizes."""
 
 
 def make_model(directory: Path, family: str, *, tied: bool) -> PreTrainedModel:
@@ -39,20 +76,29 @@ def make_model(directory: Path, family: str, *, tied: bool) -> PreTrainedModel:
         "llama": LlamaConfig,
         "qwen2": Qwen2Config,
         "qwen3": Qwen3Config,
+        "qwen3_moe": Qwen3MoeConfig,
+        "deepseek_v3": DeepseekV3Config,
     }
-    config = configs[family](**sizes, **({"head_dim": 32} if family == "qwen3" else {}))
+    config = configs[family](**sizes | OWN_SIZES.get(family, {}))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.normal_(0, 0.3)
     config.architectures = [type(model).__name__]
     config.save_pretrained(directory)
     return model.eval().requires_grad_(False)
 
 
 def named_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """As a training backend yields them: tied ones once, each valid only until the next is asked for."""
-    for name, parameter in model.named_parameters():
-        lent = parameter.clone()
+    """As a training backend yields them: tied ones once, experts one by one, each valid only until the next is asked
+    for."""
+    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set[str]()
+    for name, tensor in file_tensors(model).items():
+        if name in tied:
+            continue
+        lent = tensor.clone()
         yield name, lent
         lent.fill_(torch.nan)
 

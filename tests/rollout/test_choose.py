@@ -18,8 +18,13 @@ from mindrl.rollout.choose import (
     vllm_unavailable_reason,
 )
 from mindrl.rollout.engine import generate
+from mindrl.weight_maps import read_architecture
 
 CPU = CpuAccelerator()
+DENSE, LATENT = (
+    read_architecture(Path(__file__).parents[2] / "configs" / "model" / name)
+    for name in ("qwen3-8b", "moonlight-16b-a3b")
+)
 
 
 def config(**keys: object) -> RolloutConfig:
@@ -36,11 +41,11 @@ def test_auto_takes_vllm_where_it_runs() -> None:
     reason = vllm_unavailable_reason(CPU)
     if reason is not None:
         pytest.skip(reason)
-    assert choose_engine(config(), CPU) == choose.EngineChoice("vllm", None)
+    assert choose_engine(config(), CPU, DENSE) == choose.EngineChoice("vllm", None)
 
 
 def test_auto_falls_to_transformers_and_says_so_in_one_line(without_vllm: None) -> None:
-    choice = choose_engine(config(), CPU)
+    choice = choose_engine(config(), CPU, DENSE)
     assert choice.name == "hf"
     assert choice.notice == (
         "rollout: transformers instead of vLLM, because the package vllm is not installed; "
@@ -52,7 +57,17 @@ def test_vllm_asked_for_by_name_is_refused_with_the_reason(without_vllm: None) -
     with pytest.raises(
         RequestError, match=r"rollout\.engine=vllm was asked for, but the package vllm is not installed"
     ):
-        choose_engine(config(engine="vllm"), CPU)
+        choose_engine(config(engine="vllm"), CPU, DENSE)
+
+
+def test_latent_attention_that_vllm_computes_wrongly_goes_to_transformers() -> None:
+    if vllm_unavailable_reason(CPU) is not None:
+        pytest.skip("there is no vLLM to be refused")
+    choice = choose_engine(config(), CPU, LATENT)
+    assert choice.name == "hf"
+    assert "vLLM on CPU computes multi-head latent attention wrongly" in str(choice.notice)
+    with pytest.raises(RequestError, match="engine=vllm was asked for, but vLLM on CPU computes"):
+        choose_engine(config(engine="vllm"), CPU, LATENT)
 
 
 def test_a_processor_too_old_for_vllm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,9 +90,9 @@ def test_transformers_refuses_what_only_vllm_can_do() -> None:
     with pytest.raises(
         RequestError, match="tensor_parallel_size=2 was asked for, but the hf engine runs on one device"
     ):
-        choose_engine(config(engine="hf", tensor_parallel_size=2), CPU)
+        choose_engine(config(engine="hf", tensor_parallel_size=2), CPU, DENSE)
     with pytest.raises(RequestError, match=r"engine_args=.* they are vLLM's and the rollout engine is hf"):
-        check_engine_args(config(engine="hf", engine_args={"block_size": 32}), CPU)
+        check_engine_args(config(engine="hf", engine_args={"block_size": 32}), CPU, DENSE)
 
 
 def test_the_environment_adds_to_the_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def run_two(directory: Path, **task: object) -> tuple[list[int], list[str], str]
 
 @pytest.mark.parametrize(
     ("tensor_parallel_size", "family", "tied"),
-    [(2, "qwen2", True), (1, "llama", False), (2, "qwen3", False)],
+    [(2, "qwen2", True), (1, "llama", False), (2, "qwen3_moe", False)],
 )
 def test_engines_follow_the_trainers_weights(
     tmp_path: Path, tensor_parallel_size: int, family: str, tied: bool

@@ -73,7 +73,7 @@ def test_an_update_with_other_tensors_than_the_first_is_an_error(untied_vllm: Se
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "qwen3_moe", "deepseek_v3"])
 def test_transformers_follows_two_updates(serve: Callable[..., Served], family: str, tied: bool) -> None:
     check_two_updates(serve("hf", family, tied=tied))
 
