@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from mindrl.checkpoint.conversion.convert import convert_hf_to_mcore
 from tests.checkpoint.hf_models import YARN, write_model
+from tests.checkpoint.our_megatron import OurModel
 from tests.checkpoint.stock_config import Layout
 from tests.checkpoint.stock_megatron import LENGTH, NUM_ROWS, StockModel
 from tests.distributed import run_distributed
@@ -51,6 +52,12 @@ CASES = (
     Case("qwen3_moe", False, {"mlp_only_layers": [1]}),
     Case("deepseek_v3", False, {"rope_parameters": YARN}),
 )
+TRAINED = tuple(
+    case
+    for case in CASES
+    if case.tied == (case.family == "qwen2") and (case.settings or case.family != "deepseek_v3")
+)
+"""Those that the project's own layers are measured with: small Qwen2 models are tied."""
 
 LAYOUTS: tuple[tuple[int, Layout], ...] = (
     (1, Layout()),
@@ -87,12 +94,39 @@ def fits(case: Case, layout: Layout) -> bool:
     return layout.expert == 1
 
 
-def grid() -> Iterator[tuple[Case, int, Layout]]:
+MODELS: dict[str, type[StockModel]] = {"Megatron-core": StockModel, "mindrl": OurModel}
+"""Whose layers: Megatron-core's without TransformerEngine, or those that the project trains."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement."""
+
+    case: Case
+    ranks: int
+    layout: Layout
+    layers: str = "Megatron-core"
+    """One of `MODELS`."""
+
+    def __str__(self) -> str:
+        return f"{self.case}, {self.ranks} ranks, {self.layout}, {self.layers}"
+
+
+def grid() -> Iterator[Cell]:
     """Every cell."""
     for case in CASES:
         for ranks, layout in LAYOUTS:
             if fits(case, layout):
-                yield case, ranks, layout
+                yield Cell(case, ranks, layout)
+    for case in TRAINED:
+        for ranks, layout in LAYOUTS:
+            if fits(case, layout) and is_trained(case, layout):
+                yield Cell(case, ranks, layout, "mindrl")
+
+
+def is_trained(case: Case, layout: Layout) -> bool:
+    """Whether the project's backend has this layout: experts are cut as everything else is."""
+    return layout.virtual == 1 and (layout.expert_tensor == layout.tensor or not case.has_experts)
 
 
 @dataclass(frozen=True)
@@ -130,9 +164,9 @@ def token_rows() -> torch.Tensor:
     return torch.randint(0, SIZES["vocab_size"], (NUM_ROWS, LENGTH + 1), generator=generator)
 
 
-def measure(folder: Path, ranks: int, layout: Layout, *, timeout: float = 300) -> Errors:
+def measure(folder: Path, cell: Cell, *, timeout: float = 300) -> Errors:
     """The worst that any rank finds."""
-    found = run_distributed(errors_of_rank, ranks, folder, layout, timeout=timeout)
+    found = run_distributed(errors_of_rank, cell.ranks, folder, cell.layout, cell.layers, timeout=timeout)
     logits = [errors.logits for errors in found if errors.logits is not None]
     worst = max(found, key=lambda errors: errors.gradients)
     return Errors(max(logits), worst.gradients, worst.worst)
@@ -147,9 +181,9 @@ class RankErrors:
     worst: str
 
 
-def errors_of_rank(folder: Path, layout: Layout) -> RankErrors:
+def errors_of_rank(folder: Path, layout: Layout, layers: str) -> RankErrors:
     """Load, pass forwards and backwards, compare; collective."""
-    model = StockModel(folder / "hf" / "config.json", layout)
+    model = MODELS[layers](folder / "hf" / "config.json", layout)
     model.load(folder / "hf-mcore" / "release")
     logits, gradients = model.logits_and_gradients(token_rows())
     expected = model.read(folder / "gradients-mcore" / "release")

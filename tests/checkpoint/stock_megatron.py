@@ -49,7 +49,7 @@ class StockModel:
         )
         seed_generators(1, hal.choose("cpu"))
         self.hf = json.loads(config_json.read_text())
-        self.config = transformer_config(self.hf, layout)
+        self.config = self._transformer(config_json, layout)
         stages = range(layout.virtual) if layout.virtual > 1 else (None,)
         # With tied embeddings on two stages Megatron asks one vendor's devices to hold the copies.
         with patch.object(torch.Tensor, "cuda", lambda tensor: tensor):
@@ -60,6 +60,9 @@ class StockModel:
             )
             for chunk in self.chunks
         ]
+
+    def _transformer(self, config_json: Path, layout: Layout) -> TransformerConfig:
+        return transformer_config(json.loads(config_json.read_text()), layout)
 
     def _chunk(self, vp_stage: int | None) -> GPTModel:
         rope = self.hf["rope_parameters"]
@@ -125,9 +128,13 @@ class StockModel:
     def _loss(
         self, targets: torch.Tensor, output: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        logits = gather_from_tensor_model_parallel_region(output)[..., : self.hf["vocab_size"]]
+        logits = gather_from_tensor_model_parallel_region(self._logits(output))[..., : self.hf["vocab_size"]]
         total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
         return total, torch.tensor(targets.numel(), dtype=torch.int), logits.detach()
+
+    def _logits(self, output: torch.Tensor) -> torch.Tensor:
+        """[rows, LENGTH, this rank's part of the vocabulary] of what the last stage returns."""
+        return output
 
 
 # What Megatron's spec without TransformerEngine lacks.
