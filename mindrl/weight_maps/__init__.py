@@ -14,10 +14,12 @@ from mindrl.weight_maps.architecture import Architecture, LatentAttention, Mixtu
 from mindrl.weight_maps.extra_state import extra_state_keys
 from mindrl.weight_maps.families import FAMILIES
 from mindrl.weight_maps.layers import decoder
+from mindrl.weight_maps.multi_token import MTP_PREFIX
 from mindrl.weight_maps.rules import HfTensor, Place, RowBlock, TensorRule, WeightMap
 
 __all__ = [
     "FAMILIES",
+    "MTP_PREFIX",
     "Architecture",
     "HfTensor",
     "LatentAttention",

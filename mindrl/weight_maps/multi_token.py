@@ -17,6 +17,9 @@ from mindrl.weight_maps.architecture import Architecture
 from mindrl.weight_maps.layers import Layer, Part
 from mindrl.weight_maps.rules import TensorRule
 
+MTP_PREFIX = "mtp."
+"""Of all Megatron's names for what is in these layers."""
+
 
 def mtp_layers(arch: Architecture, parts: Iterable[Part]) -> Iterator[TensorRule]:
     """Every MTP layer: its input's norms and projection, the transformer layer, and the norm before the output layer."""
@@ -26,8 +29,8 @@ def mtp_layers(arch: Architecture, parts: Iterable[Part]) -> Iterator[TensorRule
         )
     parts = tuple(parts)
     for number in range(arch.num_mtp_layers):
-        around = _layer(arch, number, f"mtp.layers.{number}.")
-        inside = _layer(arch, number, f"mtp.layers.{number}.transformer_layer.")
+        around = _layer(arch, number, f"{MTP_PREFIX}layers.{number}.")
+        inside = _layer(arch, number, f"{MTP_PREFIX}layers.{number}.transformer_layer.")
         vector, hidden = (arch.hidden_size,), arch.hidden_size
         yield around.rule("enorm.weight", ("enorm.weight", vector))
         yield around.rule("hnorm.weight", ("hnorm.weight", vector))

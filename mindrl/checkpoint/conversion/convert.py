@@ -28,7 +28,7 @@ from mindrl.checkpoint.saved_weights import open_checkpoint
 from mindrl.checkpoint.tokenizer_check import check_tokenizer
 from mindrl.errors import RequestError
 from mindrl.files import read_json_object
-from mindrl.weight_maps import Architecture, WeightMap, architecture_of, weight_map
+from mindrl.weight_maps import MTP_PREFIX, Architecture, WeightMap, architecture_of, weight_map
 from mindrl.weight_maps.architecture import read_config
 
 Mtp = Literal["keep", "drop"]
@@ -138,8 +138,10 @@ def convert_mcore_to_hf(
     config = without_fp8(read_config(config_dir), config_dir / "config.json")
     arch = architecture_of(config, weights_only=True)
     check(arch)
-    weights = weight_map(arch, mtp=_keeps_mtp(arch, mtp, arch.num_mtp_layers > 0, config_dir))
     with open_checkpoint(checkpoint) as saved:
+        # A checkpoint of training has none, whatever the config.json of the model it began with says.
+        present = any(name.startswith(MTP_PREFIX) for name in saved.names())
+        weights = weight_map(arch, mtp=_keeps_mtp(arch, mtp, present, config_dir))
         plan = plan_mcore_to_hf(weights, saved, dtype, max_file_bytes)
     companions = _find_companions(config_dir, tokenizer, plan.copy, weights, trust_remote_code)
     options = {"from": _FROM_MCORE, "dtype": dtype, "max_file_bytes": max_file_bytes}

@@ -8,7 +8,7 @@ from typing import Self
 from mindrl.checkpoint.byte_plan import Tile
 from mindrl.checkpoint.plan_proof import PlanError, check_cover
 from mindrl.errors import RequestError
-from mindrl.weight_maps import TensorRule, WeightMap
+from mindrl.weight_maps import MTP_PREFIX, TensorRule, WeightMap
 
 
 class SavedWeights(ABC):
@@ -87,6 +87,6 @@ def require_cover(path: Path, name: str, shape: tuple[int, int], tiles: Iterable
 
 def _may_be_there(name: str, weights: WeightMap) -> bool:
     """MTP layers may be left out by choice; a tied output layer is the embedding, on the last pipeline stage."""
-    if name.startswith("mtp."):
+    if name.startswith(MTP_PREFIX):
         return not weights.mtp
     return name == "output_layer.weight" and weights.architecture.tied_embeddings

@@ -79,6 +79,16 @@ def test_a_config_that_speaks_of_layers_that_the_files_lack_needs_no_decision(tm
     assert_same_bits(and_back(to_mcore(hf, None), None), hf)
 
 
+def test_a_checkpoint_without_these_layers_needs_no_decision_whatever_its_config_says(tmp_path):
+    """As training saves one, with the config.json of the model that it began with."""
+    mcore = to_mcore(write_model(tmp_path / "hf", "deepseek_v3", tied=False, mtp=1), "drop")
+    (mcore / "hf/config.json").write_bytes((tmp_path / "hf/config.json").read_bytes())
+    back = and_back(mcore, None)
+    assert json.loads((back / "config.json").read_text())["num_nextn_predict_layers"] == 0
+    with pytest.raises(RequestError, match=r"mtp\.layers\.0"):
+        convert_mcore_to_hf(mcore, tmp_path / "kept", mtp="keep", progress=False)
+
+
 def test_files_may_lack_the_copies(tmp_path):
     hf = write_model(tmp_path / "hf", "deepseek_v3", tied=False, mtp=1)
     before = tensors_of(hf)
