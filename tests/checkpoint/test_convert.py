@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hf_models import assert_same_bits, bits, tensors_of, write_model
+from hf_models import FAMILIES, assert_same_bits, bits, tensors_of, write_model
 from safetensors.torch import save_file
 from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoModelForCausalLM
@@ -14,8 +14,6 @@ from transformers import AutoModelForCausalLM
 from mindrl.checkpoint.conversion import copying, hf_to_mcore, workers
 from mindrl.checkpoint.conversion.convert import convert_hf_to_mcore, convert_mcore_to_hf
 from mindrl.errors import RequestError
-
-families = pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 
 
 def to_mcore(source: Path, target: Path, **options):
@@ -26,16 +24,20 @@ def to_hf(source: Path, target: Path, **options):
     return convert_mcore_to_hf(source, target, progress=False, **options)
 
 
-@families
+@pytest.mark.parametrize("family", [*FAMILIES, "deepseek_v3 with its MTP layer"])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("sharded", [False, True], ids=["one_file", "many_files"])
 def test_there_and_back_gives_the_same_bits(tmp_path, family, tied, dtype, sharded):
-    hf = write_model(
-        tmp_path / "hf", family, tied=tied, dtype=dtype, max_shard_size="20KB" if sharded else "5GB"
+    settings, options = {"max_shard_size": "20KB" if sharded else "5GB"}, {}
+    if family.endswith("MTP layer"):  # as published, with routers' biases in float32
+        settings |= {"mtp": 1, "router_bias_dtype": torch.float32}
+        options |= {"mtp": "keep"}
+    hf = write_model(tmp_path / "hf", family.split()[0], tied=tied, dtype=dtype, **settings)
+    to_mcore(hf, tmp_path / "mcore", tensor_parallel_size=2, **options)
+    result = to_hf(
+        tmp_path / "mcore", tmp_path / "back", max_file_bytes=20_000 if sharded else 10**9, **options
     )
-    to_mcore(hf, tmp_path / "mcore", tensor_parallel_size=2)
-    result = to_hf(tmp_path / "mcore", tmp_path / "back", max_file_bytes=20_000 if sharded else 10**9)
 
     assert_same_bits(tmp_path / "back", hf)
     assert (len(list(hf.glob("*.safetensors"))) > 1) == sharded
