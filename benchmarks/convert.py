@@ -3,14 +3,14 @@
     python benchmarks/convert.py [CASE ...] [--size full|tiny] [--rounds 3] [--workers N] [--directory DIR] [--json]
 
     bf16      a model of Qwen2.5-7B's shapes (15 GB), to Megatron and back, beside `cp` of the same source files; and the
-              memory of a model of a quarter of its size
+              memory that a model of a quarter of its size takes
     fp8       the arithmetic of FP8 -> bfloat16 in one thread, on an expert's matrix of DeepSeek-V3
     fused     layers of DeepSeek-V3 in FP8 (3.5 GB) to Megatron in bfloat16, beside `cp` of what comes out
     dry-run   DeepSeek-V3 as published, headers alone (its files are holes)
 
 Makes its own data (`convert_models.py`). `cp --reflink=never` and the command run in processes of their own, in turns,
 the first of a round last in the next. Each timing ends after a `sync`; outputs are deleted in between, and room is looked
-for first (`bf16` takes 31 GB). Speeds are those of medians. Memory is the high-water mark of the resident set (VmHWM),
+for first (`bf16` asks for 46 GB). Speeds are those of medians. Memory is the high-water mark of the resident set (VmHWM),
 summed over the command's processes, looked at every 20 ms. Files are in the page cache as far as they fit, for both.
 """
 
@@ -58,8 +58,10 @@ class Bench:
             raise SystemExit(f"{' '.join(command)} failed with exit code {process.returncode}:\n{errors}")
         return {**json.loads(output), "peak_mebibytes": sum(marks.values()) // MEBIBYTE}
 
-    def beside_cp(self, files: list[Path], *arguments: str | Path) -> dict[str, Any]:
-        """Times of `convert ARGUMENTS --save-dir` and of `cp` of `files`, in turns."""
+    def beside_cp(
+        self, files: list[Path], *arguments: str | Path, keep: Path | None = None
+    ) -> dict[str, Any]:
+        """Times of `convert ARGUMENTS --save-dir` and of `cp` of `files`, in turns; the last result goes to `keep`."""
         target = self.folder / "target"
         peaks: list[int] = []
 
@@ -75,7 +77,10 @@ class Bench:
             pair = [("cp", copy), ("convert", convert)]
             for name, action in pair[:: -1 if number % 2 else 1]:
                 times[name].append(_seconds(action))
-                shutil.rmtree(target)
+                if keep is not None and name == "convert" and number == self.rounds - 1:
+                    target.rename(keep)
+                else:
+                    shutil.rmtree(target)
         medians = {name: statistics.median(seconds) for name, seconds in times.items()}
         return {
             "gigabytes_of_cp": round(sum(path.stat().st_size for path in files) / GIGABYTE, 3),
@@ -96,25 +101,24 @@ class Bench:
 
 
 def bf16(bench: Bench) -> dict[str, Any]:
-    """Both ways of a bfloat16 model, at full size and at a quarter of it."""
+    """Both ways of a bfloat16 model; and memory alone, of one of a quarter of its layers and vocabulary."""
     whole = json.loads(QWEN25_7B.read_text()) | (TINY_QWEN if bench.tiny else {})
-    quarter = whole | {
-        "num_hidden_layers": whole["num_hidden_layers"] // 4,
-        "vocab_size": whole["vocab_size"] // 4,
-    }
-    figures: dict[str, Any] = {}
-    for name, config in (("whole", whole), ("quarter", quarter)):
-        bench.require_room(3 * model_bytes(config))
-        hf, mcore = write_model(bench.folder / "hf", config), bench.folder / "mcore"
-        to_mcore = ("--load-model-type", "hf", "--save-model-type", "mg", "--load-dir", hf)
-        to_hf = ("--load-model-type", "mg", "--save-model-type", "hf", "--load-dir", mcore)
-        there = bench.beside_cp(sorted(hf.glob("*.safetensors")), *to_mcore)
-        bench.convert(*to_mcore, "--save-dir", mcore)
-        shutil.rmtree(hf)
-        back = bench.beside_cp(sorted(mcore.glob("release/*.distcp")), *to_hf)
-        shutil.rmtree(mcore)
-        figures[name] = {"hf_to_mcore": there, "mcore_to_hf": back}
-    return figures
+    quarter = {key: whole[key] // 4 for key in ("num_hidden_layers", "vocab_size")}
+    bench.require_room(3 * model_bytes(whole))
+    hf, mcore, back = (bench.folder / name for name in ("hf", "mcore", "back"))
+    to_mcore = ("--load-model-type", "hf", "--save-model-type", "mg", "--load-dir", hf)
+    to_hf = ("--load-model-type", "mg", "--save-model-type", "hf", "--load-dir", mcore)
+    write_model(hf, whole)
+    figures = {"hf_to_mcore": bench.beside_cp(sorted(hf.glob("*.safetensors")), *to_mcore, keep=mcore)}
+    shutil.rmtree(hf)
+    figures["mcore_to_hf"] = bench.beside_cp(sorted(mcore.glob("release/*.distcp")), *to_hf)
+    shutil.rmtree(mcore)
+    write_model(hf, whole | quarter)
+    peaks = [
+        bench.convert(*arguments, "--save-dir", target)["peak_mebibytes"]
+        for arguments, target in ((to_mcore, mcore), (to_hf, back))
+    ]
+    return {**figures, "peak_mebibytes_of_a_quarter": max(peaks)}
 
 
 def fp8(bench: Bench) -> dict[str, Any]:
