@@ -190,6 +190,10 @@ FAILURES = {
         *_both("killed at its 20th write", (), (), circumstance=broken.KILL_AT_WRITE.format(number=20), code=-9),
         *_both("killed when everything is written but the files beside the weights", (), (), circumstance=broken.KILL_AT_OPEN.format(name="config.json"), code=-9),
         *_both("killed just before the result appears", (), (), circumstance=broken.KILL_AT_RENAME, code=-9),
+        _from_hf("the source changes meanwhile", "changed while it was read (model-00002-of-00007.safetensors)", lambda: None, circumstance=broken.SOURCE_CHANGES.format(name=".distcp", source="hf/model-00002-of-00007.safetensors")),
+        _from_mcore("the source changes meanwhile", "changed while it was read (__0_0.distcp)", lambda: None, circumstance=broken.SOURCE_CHANGES.format(name=".safetensors", source=broken.PAYLOAD)),
+        *_both("a file lies where its partial result would", "in the way and no directory", "in the way and no directory", break_it=lambda: Path(".new.partial").touch(), mend=lambda: Path(".new.partial").unlink()),
+        *_both("a directory of somebody's lies there", "is in the way and not of a conversion", "is in the way and not of a conversion", break_it=lambda: broken.occupy(".new.partial"), mend=lambda: broken.free(".new.partial")),
         *_both("another process is making the same result", "Another `mindrl convert` is making", "Another `mindrl convert` is making", beside_another=True),
     )
 }  # fmt: skip

@@ -13,9 +13,13 @@ from conversion_failures import (
     Failure,
     can_lose_privileges,
     can_mount,
+    copy_of,
     go_through,
     write_sources,
 )
+
+from mindrl.checkpoint.conversion.convert import convert_hf_to_mcore
+from mindrl.errors import RequestError
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +66,20 @@ def test_the_page_has_every_failure():
 
 def page_text() -> str:
     return (ROOT / "docs/conversion-failures.md").read_text(encoding="utf-8")
+
+
+def test_a_target_that_is_a_link_stays_one_and_what_it_leads_to_is_replaced(files: Path):
+    with copy_of(files):
+        Path("elsewhere").mkdir()
+        Path("new").symlink_to("elsewhere/result")
+        Path("elsewhere/result").mkdir()
+        Path("elsewhere/.result.replaced").mkdir()
+        Path("elsewhere/.result.replaced/thesis.txt").write_text("my life's work")
+        with pytest.raises(RequestError, match=r"\.result\.replaced is in the way of replacing"):
+            convert_hf_to_mcore(Path("hf"), Path("new"), progress=False)
+        Path("elsewhere/.result.replaced").rename("elsewhere/moved")
+        convert_hf_to_mcore(Path("hf"), Path("new"), progress=False)
+        assert Path("new").is_symlink()
+        assert {path.name for path in Path("elsewhere").iterdir()} == {"result", "moved"}
+        assert Path("elsewhere/result/release/.metadata").exists()
+        assert Path("elsewhere/moved/thesis.txt").exists()

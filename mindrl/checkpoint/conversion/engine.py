@@ -7,13 +7,13 @@ the files: the last one to end finds every file noted, and joins them.
 import errno
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mindrl.checkpoint.byte_plan import CopyPlan, OutputFile
 from mindrl.checkpoint.conversion.estimate import Estimate, estimate, shard, share_of
-from mindrl.checkpoint.conversion.identity import identity_of
+from mindrl.checkpoint.conversion.identity import identity_of, sources_of
 from mindrl.checkpoint.conversion.manifest import is_note_of, is_result_of, write_manifest
 from mindrl.checkpoint.conversion.partial import PartialResult
 from mindrl.checkpoint.conversion.progress import shown_progress
@@ -96,6 +96,8 @@ def carry_out(job: Job, work: Work, *, progress: bool = True) -> Outcome:
     converted, or another process or conversion is in the way. An interrupted conversion keeps the files that are
     complete, and goes on with the rest when it is asked for again."""
     prove(job.plan)
+    if job.target.is_symlink():  # what it leads to is replaced, not the link
+        job = replace(job, target=job.target.resolve())
     identity = identity_of(job.plan, job.source, job.options)
     alone = work.num_shards == 1 and work.shard_index is not None
     if not alone and is_result_of(job.target / job.folder, identity):
@@ -148,11 +150,22 @@ def _write_and_join(
     with shown_progress(total, total - to_do, shown=progress) as advance:
         copier = Copier(partial, folder, advance)
         copier.run(left, workers)
+    _require_unchanged(job, identity)
     complete = _all_written(job, work, partial, folder, notes)
     if complete and not partial.is_gone:
         _join(job, partial, folder, identity)
     moved, bound = copier.bytes_read + copier.bytes_written, share_of(left).lower_bound
     return Outcome(complete, job.plan.num_bytes, moved, bound, notes=tuple(notes))
+
+
+def _require_unchanged(job: Job, identity: Mapping[str, Any]) -> None:
+    """Part of what was copied may be of before and part of after."""
+    before, now = identity["sources"], sources_of(job.plan, job.source)
+    if changed := [name for name in before if now.get(name) != before[name]]:
+        raise RequestError(
+            f"{job.source} changed while it was read ({', '.join(changed[:4])}): nothing was made of it. Convert again "
+            "when nobody writes there any more."
+        )
 
 
 def _all_written(job: Job, work: Work, partial: PartialResult, folder: Path, notes: list[str]) -> bool:

@@ -16,17 +16,22 @@ _PLACE = attrgetter("source_row", "source_column", "row", "column", "num_rows", 
 
 def identity_of(plan: CopyPlan, source: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON gives it back: version, options, size and time of every source file, and a hash of the plan."""
+    identity = {
+        "mindrl": mindrl.__version__,
+        "options": options,
+        "sources": sources_of(plan, source),
+        "plan": _digest(plan),
+    }
+    return json.loads(json.dumps(identity))
+
+
+def sources_of(plan: CopyPlan, source: Path) -> dict[str, list[int]]:
+    """[size, time] of every file that the plan reads, by its path from `source` on."""
     paths = {
         tensor.path for stored in plan.sources for tensor in (stored, stored.scales) if tensor is not None
     }
     stats = {os.path.relpath(path, source): path.stat() for path in sorted(paths)}
-    identity = {
-        "mindrl": mindrl.__version__,
-        "options": options,
-        "sources": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
-        "plan": _digest(plan),
-    }
-    return json.loads(json.dumps(identity))
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
 
 def difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

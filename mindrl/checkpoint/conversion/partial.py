@@ -108,11 +108,17 @@ class PartialResult:
         for folder in (path for path in self.result.rglob("*") if path.is_dir()):
             put_on_disk(folder)
         put_on_disk(self.result)
-        if self.target.exists():
+        replaces = self.target.exists()
+        if replaces and self._replaced.exists():
+            raise RequestError(
+                f"{self._replaced} is in the way of replacing {self.target}: move it away, and run the same command again."
+            )
+        if replaces:
             self.target.rename(self._replaced)
         self.result.rename(self.target)
         put_on_disk(self.target.parent)
-        shutil.rmtree(self._replaced, ignore_errors=True)
+        if replaces:
+            shutil.rmtree(self._replaced, ignore_errors=True)
         self.discard()
 
     def discard(self) -> None:
@@ -124,10 +130,12 @@ class PartialResult:
 
     def _settle(self, identity: Mapping[str, Any], alone: bool) -> None:
         """Go on with what is there if it is of this conversion."""
-        if self._replaced.exists() and not self.target.exists():
+        found = self._found_identity()
+        if self._replaced.exists() and not self.target.exists():  # a kill between two renames
             self._replaced.rename(self.target)
             self.restored = True
-        found = self._found_identity()
+        elif self._replaced.exists() and found is not None:  # a kill after them
+            shutil.rmtree(self._replaced)
         if found is not None and found != identity:
             self.restarted = difference(found, identity)
             if not alone:
@@ -171,7 +179,7 @@ class PartialResult:
         """Descriptor of the lock: of this process alone, or shared with other shards."""
         kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
         while True:
-            self.path.mkdir(exist_ok=True)
+            self._make_directory()
             self._require_ours()
             try:
                 descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -191,6 +199,14 @@ class PartialResult:
             if os.fstat(descriptor).st_nlink:
                 return descriptor
             os.close(descriptor)  # it finished between the two steps, and this lock is of what it deleted
+
+    def _make_directory(self) -> None:
+        try:
+            self.path.mkdir(exist_ok=True)
+        except FileExistsError:
+            raise RequestError(
+                f"{self.path} is in the way and no directory: move it away, or choose another --save-dir."
+            ) from None
 
     def _require_ours(self) -> None:
         names = {path.name for path in self.path.iterdir()}
