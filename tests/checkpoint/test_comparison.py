@@ -196,9 +196,29 @@ def test_a_tied_output_layer_that_is_stored_is_compared_with_the_embedding(tmp_p
     for left, right in ((twice, mcore), (mcore, twice), (hf, twice)):
         found = compare(left, right)
         assert found.equal
-        assert "lm_head.weight is its embedding (tied)" in found.notes[0]
+        assert "lm_head.weight is not stored, it is model.embed_tokens.weight" in found.notes[0]
     other = change(twice, lambda tensors: tensors["lm_head.weight"][0].add_(1), tmp_path / "other")
     assert describe(compare(other, mcore)) == (["lm_head.weight"], [], [])
+
+
+def test_layers_for_multi_token_prediction_that_were_dropped_are_noted_and_no_difference(tmp_path: Path):
+    hf = write_model(tmp_path / "hf", "deepseek_v3", mtp=1)
+    kept, dropped = (
+        to_mcore(hf, tmp_path / "kept", mtp="keep"),
+        to_mcore(hf, tmp_path / "dropped", mtp="drop"),
+    )
+    assert compare(hf, kept).equal
+    assert (
+        "layers.3.embed_tokens.weight is not stored, it is model.embed_tokens" in compare(hf, kept).notes[0]
+    )
+    for left, right in ((hf, dropped), (dropped, hf), (kept, dropped)):
+        found = compare(left, right)
+        assert found.equal
+        assert "of layers for multi-token prediction, which the other side does not have" in found.notes[-1]
+    assert compare(hf, kept).num_equal > compare(hf, dropped).num_equal
+    other = change(hf, lambda tensors: tensors["model.layers.3.enorm.weight"].add_(1), tmp_path / "other")
+    assert describe(compare(other, kept)) == (["model.layers.3.enorm.weight"], [], [])
+    assert compare(other, kept, keep_mtp=False).equal
 
 
 def test_two_directories_of_a_family_without_a_map_are_compared_by_names(tmp_path: Path):

@@ -147,10 +147,10 @@ class _Pair:
 def _names(side: Side, other: Side, *, keep_mtp: bool | None, notes: list[str]) -> dict[str, str]:
     """The tensors of a side that matter, and what it calls them; what is left out, and why, goes to `notes`."""
     names = {name: name for name in side.tensors if not name.endswith(ROTARY_BUFFER)}
-    arch, other_arch = side.architecture, other.architecture
+    arch = side.architecture
     if arch is None:
         return names
-    if keep_mtp is False or (other_arch is not None and other_arch.num_mtp_layers == 0):
+    if keep_mtp is False or not other.has_mtp:
         leaves_out = weight_map(arch).leaves_out
         if left_out := [name for name in names if leaves_out(name)]:
             notes.append(
@@ -158,9 +158,13 @@ def _names(side: Side, other: Side, *, keep_mtp: bool | None, notes: list[str]) 
                 "does not have on purpose, are left out."
             )
             names = {name: name for name in names if name not in set(left_out)}
-    if arch.tied_embeddings and OUTPUT_LAYER not in names and OUTPUT_LAYER in other.tensors:
-        notes.append(f"{side.path}: {OUTPUT_LAYER} is its embedding (tied).")
-        names[OUTPUT_LAYER] = EMBEDDING
+    copies = dict(weight_map(arch, side.has_mtp).copies)
+    if arch.tied_embeddings:
+        copies[OUTPUT_LAYER] = EMBEDDING
+    for copy, original in copies.items():
+        if copy not in names and original in names and copy in other.tensors:
+            notes.append(f"{side.path}: {copy} is not stored, it is {original}.")
+            names[copy] = original
     return names
 
 

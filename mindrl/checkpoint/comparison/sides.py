@@ -18,7 +18,7 @@ from mindrl.checkpoint.formats.fp8_blocks import without_fp8
 from mindrl.checkpoint.formats.safetensors_files import INDEX_NAME, SINGLE_NAME, read_model
 from mindrl.checkpoint.saved_weights import SavedWeights, open_checkpoint
 from mindrl.errors import RequestError
-from mindrl.weight_maps import Architecture, TensorRule, architecture_of, weight_map
+from mindrl.weight_maps import MTP_PREFIX, Architecture, TensorRule, architecture_of, weight_map
 from mindrl.weight_maps.architecture import read_config
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -51,6 +51,8 @@ class Side(Protocol):
     """In words."""
     architecture: Architecture | None
     """By its config.json; None where it has none that there is a map for."""
+    has_mtp: bool
+    """Whether it is to hold layers for multi-token prediction, where it is known."""
     tensors: Mapping[str, Described]
     """By Hugging Face name."""
 
@@ -71,8 +73,7 @@ def open_side(path: Path, other: Path, hf_dir: Path | None, *, keep_mtp: bool | 
     """Hugging Face directory or Megatron checkpoint (directory, or one iteration's); reads headers only.
 
     A checkpoint's config.json is in `hf_dir`, or else in `hf/` beside it, or else in `other`, the side to compare with.
-    `keep_mtp`: whether layers for multi-token prediction are looked for in a checkpoint (None: where config.json has
-    some)."""
+    `keep_mtp`: whether layers for multi-token prediction are looked for in a checkpoint (None: where it has some)."""
     if not path.is_dir():
         raise RequestError(
             f"--check {path} is not a directory: name a Hugging Face directory or a checkpoint directory."
@@ -108,6 +109,7 @@ class HuggingFaceSide:
         self._stored = read_model(path)
         self._rows = StoredRows()
         self.architecture = _architecture_or_none(path)
+        self.has_mtp = self.architecture is None or self.architecture.num_mtp_layers > 0
         self.tensors = {name: Described(tensor.shape, tensor.dtype) for name, tensor in self._stored.items()}
 
     def values(self, name: str, first: int, count: int, dtype: torch.dtype) -> torch.Tensor:
@@ -131,9 +133,11 @@ class MegatronSide:
     def __init__(self, path: Path, architecture: Architecture, *, keep_mtp: bool | None) -> None:
         self.path = path
         self.architecture = architecture
-        mtp = architecture.num_mtp_layers > 0 if keep_mtp is None else keep_mtp
-        self._weights = weight_map(architecture, mtp)
         self._saved: SavedWeights = open_checkpoint(path)
+        # A checkpoint of training has none, whatever the config.json of the model it began with says.
+        present = any(name.startswith(MTP_PREFIX) for name in self._saved.names())
+        self.has_mtp = present if keep_mtp is None else keep_mtp
+        self._weights = weight_map(architecture, self.has_mtp)
         self._saved.require_model(self._weights)
         self._rows = StoredRows()
         self._lock = threading.Lock()
