@@ -42,7 +42,7 @@ class Checked:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `mindrl convert` that check."""
-    add = parser.add_argument
+    add = parser.add_argument_group("comparing").add_argument
     add(
         "--check",
         nargs="*",
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="DIR: is it as the conversion wrote it, by its recorded checksums. A B: is B what A was converted to, "
         "tensor by tensor (each a Hugging Face directory or a Megatron checkpoint). With a conversion and no DIR: compare "
-        "source and result afterwards. Exit code 0: the same, 1: not",
+        "source and result afterwards, and a checkpoint with the checksums in it. Exit code 0: the same, 1: not",
     )
     add(
         "--check-logits",
@@ -88,10 +88,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def after_conversion(args: argparse.Namespace, result: "Conversion") -> Checked | None:
-    """Compare source and result where that was asked for and there is one."""
+    """Compare source and result where that was asked for and there is one; a checkpoint that was converted also with
+    the checksums in its own archives, as a bit that has changed there would be changed in the result too."""
     if (args.check is None and not args.check_logits) or not result.outcome.complete:
         return None
-    return _compare(args, args.load_dir, result.output)
+    compared = _compare(args, args.load_dir, result.output)
+    if args.load_model_type != "mg":
+        return compared
+    source = _verify(args, args.load_dir)
+    return Checked(
+        compared.outcome | {"source": source.outcome},
+        f"{source.text}\n{compared.text}",
+        source.same and compared.same,
+    )
 
 
 def _compare(args: argparse.Namespace, left: Path, right: Path) -> Checked:

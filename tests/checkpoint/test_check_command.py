@@ -1,6 +1,7 @@
 """`mindrl convert --check`: exit code 0 for the same, 1 for different, 2 for a request that makes no sense."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,35 @@ def test_a_conversion_can_check_itself(place: Path, tmp_path: Path, capsys: pyte
     assert checked["converted"] == [{"left": "float32", "right": "bfloat16", "num_tensors": 27}]
     assert not checked["different"]
     assert 1e-4 < checked["logits"]["max_difference"] < 1, "weights are as they should be, but rounded"
+
+
+def test_a_conversion_from_a_checkpoint_also_checks_the_checkpoint(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(place / "mcore", tmp_path / "mcore")
+    to_hf = (
+        "convert",
+        "--load-model-type",
+        "mg",
+        "--save-model-type",
+        "hf",
+        "--load-dir",
+        str(tmp_path / "mcore"),
+    )
+    assert main([*to_hf, "--save-dir", str(tmp_path / "sound"), "--check"]) == 0
+    said = capsys.readouterr().out
+    assert f"intact: {tmp_path}/mcore/release" in said
+    assert "equal: 27 tensors" in said
+    file = tmp_path / "mcore/release/__0_0.distcp"
+    recorded = json.loads((file.parent / "mindrl_conversion.json").read_text())["files"][file.name]["records"]
+    data = bytearray(file.read_bytes())
+    data[recorded["embedding.word_embeddings.weight (0, 0)"][0]] ^= 1
+    file.write_bytes(data)
+    assert main([*to_hf, "--save-dir", str(tmp_path / "damaged"), "--check"]) == 1
+    said = capsys.readouterr().out
+    assert "equal: 27 tensors" in said, "the result is what the source is now"
+    assert f"{file} is damaged: " in said
+    assert "differs from its checksum" in said
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])

@@ -10,6 +10,7 @@ import pytest
 from hf_models import write_model
 from hypothesis import given
 from hypothesis import strategies as st
+from rank_files import Grid, write_rank_files
 
 from mindrl.checkpoint.comparison.recorded import Verification, verify
 from mindrl.checkpoint.conversion.convert import convert_hf_to_mcore, convert_mcore_to_hf
@@ -53,28 +54,37 @@ def test_what_was_just_written_is_intact(kind: str):
     assert found.num_bytes <= sum(path.stat().st_size for path in (results() / kind).rglob("*"))
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-def test_any_byte_of_a_hugging_face_result_that_changes_is_found(data: st.DataObject):
-    paths = [*(results() / "hf").glob("*.safetensors"), results() / "hf/model.safetensors.index.json"]
+def test_any_byte_of_weights_that_changes_is_found(data: st.DataObject, kind: str):
+    paths = [*(results() / kind).rglob("*.safetensors"), *(results() / kind).rglob("*.distcp")]
     path = data.draw(st.sampled_from(sorted(paths)))
     before = path.read_bytes()
     byte, bit = data.draw(st.integers(0, len(before) - 1)), data.draw(st.integers(0, 7))
     try:
         path.write_bytes(before[:byte] + bytes([before[byte] ^ 1 << bit]) + before[byte + 1 :])
-        damage = verify(results() / "hf").damage
+        damage = verify(results() / kind).damage
     finally:
         path.write_bytes(before)
     assert len(damage) == 1
     assert path.name in damage[0]
 
 
-@pytest.mark.parametrize("name", [".metadata", "common.pt", "metadata.json"])
-def test_a_changed_byte_of_what_describes_a_checkpoint_is_found(place: Path, name: str):
-    path = place / "mcore/release" / name
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mcore/release/.metadata",
+        "mcore/release/common.pt",
+        "mcore/release/metadata.json",
+        "hf/model.safetensors.index.json",
+    ],
+)
+def test_a_changed_byte_of_what_describes_weights_is_found(place: Path, name: str):
+    path = place / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
-    (sentence,) = verify(place / "mcore").damage
+    (sentence,) = verify(place / name.split("/")[0]).damage
     assert sentence.startswith(f"{path} is damaged: the whole file")
 
 
@@ -126,6 +136,18 @@ def test_a_checkpoint_of_training_has_checksums_in_its_archives(place: Path):
     found: Verification = verify(place / "mcore/release")
     assert len(found.damage) == 1
     assert "differs from its checksum" in found.damage[0]
+
+
+def test_a_checkpoint_with_a_file_for_each_rank_has_checksums_too(tmp_path: Path):
+    checkpoint = write_rank_files(write_model(tmp_path / "hf", "llama"), tmp_path / "mcore", Grid(tensor=2))
+    found = verify(checkpoint)
+    assert (found.damage, found.num_files) == ((), 2)
+    path = max(checkpoint.rglob("*.pt"), key=lambda path: path.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    (sentence,) = verify(checkpoint).damage
+    assert str(path) in sentence
 
 
 def test_a_directory_without_checksums_is_refused(tmp_path: Path):

@@ -6,7 +6,6 @@ that is what comparing with the source is for.
 
 import os
 import zlib
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,14 +14,13 @@ from typing import Any
 
 from mindrl.checkpoint import directories
 from mindrl.checkpoint.conversion.manifest import MANIFEST_NAME
-from mindrl.checkpoint.formats.torch_archives import Archive, DamagedArchive, find_damage
+from mindrl.checkpoint.formats.torch_archives import find_damage, locate_tensor
 from mindrl.checkpoint.formats.torch_dist import METADATA_NAME, SavedObject, read_archives
+from mindrl.checkpoint.formats.torch_zip import TensorArchive
 from mindrl.errors import RequestError
 from mindrl.files import read_json_object
 
 _PIECE_BYTES = 8 << 20
-_MOST_SMALL_BYTES = 1 << 24
-"""An archive's entries other than its tensor are a few hundred bytes long."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +104,9 @@ def _place_of_manifest(directory: Path) -> Path:
         raise RequestError(f"--check {directory} is not a directory: name one that a conversion wrote.")
     if (directory / MANIFEST_NAME).exists():
         return directory
-    if (directory / directories.TRACKER_NAME).exists() or (directory / METADATA_NAME).exists():
-        return directories.latest_checkpoint(directory)
+    markers = (directories.TRACKER_NAME, METADATA_NAME)
+    if any((directory / name).exists() for name in markers) or directories.holds_rank_files(directory):
+        return directories.latest_weights(directory)
     raise RequestError(
         f"--check {directory}: there is no {MANIFEST_NAME} in it, so `mindrl convert` has not written it and there are no "
         "checksums to compare it with. To compare it with other weights, name both: --check A B."
@@ -181,36 +180,36 @@ def _crc(root: Path, span: _Span) -> int | None:
 
 
 def _damaged_frames(root: Path, spans: tuple[_Span, ...]) -> Iterator[str]:
-    """What lies around the tensors in archives: their descriptions, and the checksums that loaders compare."""
-    recorded = {(span.file, span.offset): span.crc for span in spans}
-    starts = sorted(recorded)
+    """What lies around the tensors in archives, which is as it was written if it is what would be written again."""
+    payloads = {(span.file, span.offset): span.crc for span in spans}
+    whole = {(span.file, span.offset, span.length) for span in spans}
     for archive in read_archives(root):
+        if (archive.file, archive.offset, archive.length) in whole:
+            continue  # an object, compared as a whole
         path = root / archive.file
         try:
             with path.open("rb") as file:
-                found = Archive(file, archive.offset, archive.length)
-                for name, entry in found.entries.items():
-                    if entry.size <= _MOST_SMALL_BYTES and not name.startswith("data/"):
-                        found.read(name, _MOST_SMALL_BYTES)
-                    elif not _is_recorded(archive, entry.crc, starts, recorded):
-                        raise DamagedArchive("its checksum is not the one that the conversion noted")
-        except (OSError, DamagedArchive) as error:
-            yield f"{path} is damaged: {archive.key}, at byte {archive.offset}: {error}."
-
-
-def _is_recorded(
-    archive: SavedObject, crc: int, starts: list[tuple[str, int]], recorded: Mapping[tuple[str, int], int]
-) -> bool:
-    place = bisect_left(starts, (archive.file, archive.offset))
-    if place == len(starts) or starts[place][0] != archive.file:
-        return False
-    return starts[place][1] < archive.offset + archive.length and recorded[starts[place]] == crc
+                stored = locate_tensor(file, archive.offset, archive.length, archive.key)
+                frame = TensorArchive(stored.shape, stored.dtype)
+                crc = payloads.get((archive.file, stored.offset), -1)
+                before = os.pread(file.fileno(), frame.head_size, archive.offset)
+                after = os.pread(file.fileno(), frame.tail_size, stored.offset + stored.num_bytes)
+                if crc < 0 or before != frame.head(crc) or after != frame.tail(crc):
+                    yield f"{path} is damaged: what lies around {archive.key}, at byte {archive.offset}, has changed."
+        except (OSError, RequestError) as error:
+            yield f"{path} is damaged: {archive.key}, at byte {archive.offset}: {error}"
 
 
 def _verify_archives(
     checkpoint: Path, advance: Callable[[int], None], expect: Callable[[int], None]
 ) -> Verification:
-    archives = read_archives(checkpoint)
+    if directories.holds_rank_files(checkpoint):
+        archives = [
+            SavedObject(path.stem, str(path.relative_to(checkpoint)), 0, path.stat().st_size)
+            for path in sorted(checkpoint.glob("mp_rank_*/*.pt"))
+        ]
+    else:
+        archives = read_archives(checkpoint)
     expect(sum(archive.length for archive in archives))
     damage: list[str] = []
     for archive in archives:
