@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hf_models import write_model
+from hf_models import FAMILIES, write_model
 
 from mindrl.checkpoint.formats.safetensors_files import read_model
 from mindrl.cli import check_logits
@@ -124,8 +124,8 @@ def test_a_conversion_from_a_checkpoint_also_checks_the_checkpoint(
     assert "differs from its checksum" in said
 
 
-@pytest.mark.parametrize("family", ["qwen2", "llama"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_logits_of_transformers_and_of_the_checkpoint_in_megatron_agree(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str, dtype: str
 ):
