@@ -56,21 +56,6 @@ DEEPSEEK_V3 = {
     "torch_dtype": "bfloat16",
 }
 """config.json of DeepSeek-V3 (671 billion parameters), as published, but for quantization_config."""
-QWEN25_7B = {
-    "model_type": "qwen2",
-    "vocab_size": 152064,
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "rms_norm_eps": 1e-6,
-    "max_position_embeddings": 32768,
-    "rope_theta": 1000000.0,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-}
-"""config.json of Qwen2.5-7B."""
 _BLOCK = 128
 _SIZES = {"BF16": 2, "F32": 4, "F8_E4M3": 1}
 _NEVER_FP8 = (

@@ -87,7 +87,7 @@ def convert_hf_to_mcore(
     weights = weight_map(
         arch, mtp=_keeps_mtp(arch, mtp, any(map(weight_map(arch).leaves_out, found)), load_dir)
     )
-    stored, notes = expected_tensors(weights, found, load_dir)
+    stored, notes = expected_tensors(weights, found, load_dir, compare=not work.dry_run)
     plan = plan_hf_to_mcore(weights, stored, dtype, tensor_parallel_size, expert_tensor_parallel_size)
     companions = _find_companions(load_dir, tokenizer, plan.copy, weights, trust_remote_code)
     job = Job(
