@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 from typing import Any
 
 from mindrl.checkpoint.byte_plan import CopyPlan, OutputFile, Record, StoredTensor, Tile
 from mindrl.checkpoint.formats.safetensors_files import lay_out
 from mindrl.checkpoint.saved_weights import SavedWeights
+from mindrl.errors import RequestError
 from mindrl.weight_maps import TensorRule, WeightMap
 
 LARGEST_FILE_BYTES = 5 * 10**9
@@ -37,6 +39,7 @@ def plan_mcore_to_hf(
         dropped += _padding(rule, tiles)
         for source, own in zip(rule.hf, _cut(rule, tiles), strict=True):
             outputs[source.name] = (source.name, source.shape, rule_dtype, tuple(own))
+    _require_apart(sources)
     for copy, original in weights.copies.items():
         outputs[copy] = (copy, *outputs[original][1:])
     files, index = lay_out(list(outputs.values()), max_file_bytes)
@@ -61,6 +64,17 @@ def mcore_records(weights: WeightMap, saved: SavedWeights, dtype: str | None = N
 
 def _dtype(rule: TensorRule, saved: SavedWeights, dtype: str | None) -> str:
     return saved.dtype(rule) if dtype is None or rule.keeps_dtype else dtype
+
+
+def _require_apart(sources: list[StoredTensor]) -> None:
+    """Two tensors in the same bytes mean a damaged directory, whatever it says of each."""
+    ordered = sorted(sources, key=lambda source: (str(source.path), source.offset))
+    for before, after in pairwise(ordered):
+        if before.path == after.path and before.offset + before.num_bytes > after.offset:
+            raise RequestError(
+                f"{after.path} is damaged: {before.name} and {after.name} are said to lie in the same bytes. Copy the "
+                "checkpoint again."
+            )
 
 
 def _marked(file: OutputFile, copies: Mapping[str, str]) -> OutputFile:
