@@ -167,6 +167,9 @@ def test_the_map_of_a_model_of_671_billion_parameters_takes_a_second_at_most():
     assert len(extra_state_keys(weights)) > 30_000
     assert time.process_time() - started < 3
     assert weight_map(weights.architecture).num_parameters == 671_026_404_352
+    # 14 billion more, of which 0.9 each are copies of embedding and output layer (DeepSeek-V3's README_WEIGHTS)
+    assert 11.5e9 < weights.num_parameters - 671_026_404_352 < 11.7e9
+    assert len(weights.copies) == 2
 
 
 DEEPSEEK_V3 = {
@@ -189,6 +192,25 @@ DEEPSEEK_V3 = {
     "n_group": 8,
     "topk_group": 4,
     "first_k_dense_replace": 3,
+    "moe_layer_freq": 1,
     "num_nextn_predict_layers": 1,
-    "dtype": "bfloat16",
+    "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc",
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "rope_theta": 10000,
+    "rope_scaling": {
+        "type": "yarn",
+        "factor": 40,
+        "original_max_position_embeddings": 4096,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+    },
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
 }
+"""As published, without `quantization_config`."""
