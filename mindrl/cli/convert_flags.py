@@ -18,17 +18,19 @@ _UNITS = {
 
 def add_conversion_flags(parser: argparse.ArgumentParser) -> None:
     """What is converted into what."""
-    add = parser.add_argument
+    add = parser.add_argument_group("what is converted into what").add_argument
     add("--load-model-type", choices=("hf", "mg"), help="what --load-dir holds")
     add("--save-model-type", choices=("hf", "mg"), help="what --save-dir will hold")
     add(
         "--load-dir",
         type=Path,
+        metavar="DIR",
         help="Hugging Face directory, or checkpoint directory (or one iteration's directory in it)",
     )
     add(
         "--save-dir",
         type=Path,
+        metavar="DIR",
         help="new directory; for mg to hf, an existing Hugging Face directory is kept and gets a mg2hg/ inside",
     )
     add("--params-dtype", choices=tuple(DTYPES), help="type of the resulting weights (default: as they are)")
@@ -40,11 +42,13 @@ def add_conversion_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--hf-dir",
         type=Path,
+        metavar="DIR",
         help="mg to hf: config.json and tokenizer files (default: hf/ in the checkpoint directory)",
     )
     add(
         "--tokenizer-model",
         type=Path,
+        metavar="PATH",
         help="tokenizer file or directory to store with the result instead of the model's own",
     )
     add(
@@ -65,7 +69,7 @@ def add_conversion_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_fp8_flags(parser: argparse.ArgumentParser) -> None:
     """The step from FP8 to bfloat16, and the flags that the script published with DeepSeek-V3 has for it."""
-    add = parser.add_argument
+    add = parser.add_argument_group("FP8 to bfloat16, as a step of its own").add_argument
     add(
         "--from-fp8",
         action="store_true",
@@ -104,45 +108,55 @@ class _FromFp8(argparse.Action):
 
 def add_established_flags(parser: argparse.ArgumentParser) -> None:
     """Those that the scripts in use pass."""
-    add = parser.add_argument
+    add = parser.add_argument_group("established flags").add_argument
     add(
         "--target-tensor-parallel-size",
         type=positive,
+        metavar="N",
         help="hf to mg: store weights in this many parts, which loads fastest at this size; loads at any "
         "(default: up to 8, by size)",
     )
     add(
         "--target-expert-tensor-parallel-size",
         type=positive,
+        metavar="N",
         help="hf to mg: the same for each expert's weights (default: 1, as experts are rarely cut)",
     )
     add(
         "--target-pipeline-parallel-size",
         type=positive,
+        metavar="N",
         help="no effect: layers are stored one by one, so that the checkpoint loads at any pipeline size",
     )
     add(
         "--target-expert-parallel-size",
         type=positive,
+        metavar="N",
         help="no effect: experts are stored one by one, so that the checkpoint loads at any expert-parallel size",
     )
     add("--add-qkv-bias", action="store_true", help="checked against config.json, which decides")
-    add("--model-type-hf", help="no effect: config.json decides the family")
+    add("--model-type-hf", metavar="NAME", help="no effect: config.json decides the family")
     add("--model-type", default="GPT", choices=("GPT",), help="no effect: GPT is the only one")
     add("--use-mcore-models", action="store_true", help="no effect: always so")
 
 
 def add_work_flags(parser: argparse.ArgumentParser) -> None:
     """How the work is done, and by how many."""
-    add = parser.add_argument
-    add("--workers", type=positive, help="threads that copy (default: one per core, 16 at most)")
+    add = parser.add_argument_group("how it is done, and by how many").add_argument
+    add("--workers", type=positive, metavar="N", help="threads that copy (default: one per core, 16 at most)")
     add(
         "--num-shards",
         type=positive,
+        metavar="N",
         default=1,
         help="processes, on hosts that see the same directories, which each write a share of the files",
     )
-    add("--shard-index", type=_index, help="which of them this is, from 0; the last to end joins the files")
+    add(
+        "--shard-index",
+        type=_index,
+        metavar="I",
+        help="which of them this is, from 0; the last to end joins the files",
+    )
     add(
         "--join",
         action="store_true",
@@ -239,7 +253,11 @@ def _refuse_bad_directions(args: argparse.Namespace) -> None:
         if getattr(args, name) is None
     ]
     if missing:
-        raise RequestError(f"{', '.join('--' + name.replace('_', '-') for name in missing)} must be given.")
+        flags = ", ".join("--" + name.replace("_", "-") for name in missing)
+        raise RequestError(
+            f"{flags} must be given: convert from hf to mg or from mg to hf (--load-model-type hf --save-model-type mg "
+            "--load-dir DIR --save-dir DIR), from FP8 (--from-fp8), or compare (--check A B)."
+        )
     if args.load_model_type == args.save_model_type and not args.from_fp8:
         raise RequestError(
             f"--load-model-type and --save-model-type are both {args.load_model_type}: give hf and mg, or mg and hf."

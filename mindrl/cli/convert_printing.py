@@ -46,11 +46,8 @@ def print_conversion(
         print("\n".join([size, *_plan_lines(outcome.estimate)]))
         return
     place = f"-> {result.output}" if outcome.complete else f"for {result.output}, not yet joined"
-    print(f"{size} ({result.num_bytes / 1e6:,.1f} MB) in {seconds:.1f} s {place}")
-    print(
-        f"bytes read and written: {outcome.bytes_moved:,} (no way of writing these files takes fewer than "
-        f"{outcome.lower_bound:,})"
-    )
+    print(f"{size} ({_amount(result.num_bytes)}) in {seconds:.1f} s {place}")
+    print(f"bytes moved: {outcome.bytes_moved:,}, at least needed: {outcome.lower_bound:,}")
     if checked is not None:
         print(checked.text)
 
@@ -65,24 +62,39 @@ def _as_json(estimate: "Estimate") -> dict[str, Any]:
 
 def _plan_lines(estimate: "Estimate") -> Iterator[str]:
     total = estimate.total
-    yield f"dry run, nothing written: {estimate.num_tensors:,} tensors become {total.num_records:,} in {total.num_files:,} files"
+    yield (
+        f"dry run, nothing written: {estimate.num_tensors:,} tensors become {total.num_records:,} in "
+        f"{_files(total.num_files)}"
+    )
     yield (
         f"bytes to be moved at least: {total.lower_bound:,} (read {total.bytes_to_read:,}, "
         f"written {total.bytes_to_write:,})"
     )
     yield f"peak memory of a process: about {estimate.peak_bytes / 2**20:,.0f} MiB with {estimate.workers} workers"
     room = "enough" if estimate.free_bytes > total.bytes_to_write else "too little"
-    yield f"disk: {estimate.free_bytes / 1e9:,.1f} GB free, {room}"
-    yield (
-        f"time: about {_duration(total)} on one host, if it writes "
-        f"{estimate.bytes_per_second / 1e9:g} GB/s while it reads"
-    )
+    yield f"disk: {_amount(estimate.free_bytes)} free, {room}"
+    rate = f"{estimate.bytes_per_second / 1e9:g} GB/s"
+    yield f"time: about {_duration(total)} on one host, if it writes {rate} while it reads"
     yield f"divided over {len(estimate.shares)} hosts, with --num-shards {len(estimate.shares)}:"
     for index, share in enumerate(estimate.shares):
-        yield (
-            f"  --shard-index {index}: {share.num_files} files, {share.bytes_to_write / 1e9:,.1f} GB written, "
-            f"{share.bytes_to_read / 1e9:,.1f} GB read, about {_duration(share)}"
-        )
+        yield f"  --shard-index {index}: {_share(share)}"
+
+
+def _share(share: "Share") -> str:
+    if not share.num_files:
+        return "nothing to do"
+    return (
+        f"{_files(share.num_files)}, {_amount(share.bytes_to_write)} written, {_amount(share.bytes_to_read)} read, "
+        f"about {_duration(share)}"
+    )
+
+
+def _files(count: int) -> str:
+    return f"{count:,} {'file' if count == 1 else 'files'}"
+
+
+def _amount(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
 
 
 def _duration(share: "Share") -> str:
