@@ -47,8 +47,8 @@ class ActorConfig(Section):
     context_parallel_size: PositiveInt = 1
     """Devices that share every sequence; `mindrl plan` takes it, training does not yet."""
     expert_model_parallel_size: PositiveInt = 1
-    """Devices that share the experts of a layer, which would otherwise train on other samples or parts of sequences;
-    `mindrl plan` takes it, training does not yet."""
+    """Devices that share the experts of a layer, which would otherwise train on other samples or parts of sequences.
+    Each expert is cut by `tensor_model_parallel_size` too."""
     sequence_parallel: bool = False
     """Split norms and residuals along the sequence between tensor-parallel devices."""
     micro_batch_size: PositiveInt

@@ -88,10 +88,10 @@ def two_steps(
 
 
 def one_step_and_save(
-    directory: Path, world_size: int, tensor: int, accelerator: str, checkpoint: Path
+    directory: Path, world_size: int, tensor: int, accelerator: str, checkpoint: Path, expert: int = 1
 ) -> None:
     """The first of the two steps, into a checkpoint."""
-    config = make_config(directory, world_size, tensor=tensor, micro_batch_size=3, eps=1e-3)
+    config = make_config(directory, world_size, tensor=tensor, expert=expert, micro_batch_size=3, eps=1e-3)
     backend, data_rank, data_size = make_backend(config, accelerator=accelerator)
     backend.load_hf(directory)
     samples = make_samples(NUM_SAMPLES, SEEDS[0])
