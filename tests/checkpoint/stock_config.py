@@ -24,9 +24,9 @@ class Layout:
     def __str__(self) -> str:
         sizes = {"TP": self.tensor, "PP": self.pipeline, "VPP": self.virtual, "EP": self.expert}
         named = [f"{name}{size}" for name, size in sizes.items() if size > 1]
-        if self.expert_tensor != self.tensor and self.expert_tensor > 1:
+        if self.expert_tensor != self.tensor and self.expert * self.expert_tensor > 1:
             named.append(f"ETP{self.expert_tensor}")
-        return " x ".join(named + ["SP"] * self.sequence) or "one model copy"
+        return " x ".join(named + ["SP"] * self.sequence) or "no model parallelism"
 
 
 def transformer_config(hf: dict[str, Any], layout: Layout) -> TransformerConfig:
@@ -113,6 +113,7 @@ def _deepseek(hf: dict[str, Any]) -> dict[str, Any]:
         "moe_router_enable_expert_bias": True,
         "moe_router_bias_update_rate": 0.0,
         "moe_router_topk_scaling_factor": hf["routed_scaling_factor"],
+        "mtp_num_layers": hf["num_nextn_predict_layers"] or None,
     }
     if hf["n_group"] > 1:
         settings |= {"moe_router_num_groups": hf["n_group"], "moe_router_group_topk": hf["topk_group"]}

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.gpt import GPTModel
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec, get_gpt_mtp_block_spec
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.post_training.modelopt.layers import Linear
 from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
@@ -70,6 +70,11 @@ class StockModel:
             self.config, use_transformer_engine=False, normalization="RMSNorm", vp_stage=vp_stage
         )
         _complete(spec, self.config)
+        prediction = None
+        if self.config.mtp_num_layers:
+            prediction = get_gpt_mtp_block_spec(
+                self.config, spec, use_transformer_engine=False, vp_stage=vp_stage
+            )
         tensor_size = parallel_state.get_tensor_model_parallel_world_size()
         return GPTModel(
             config=self.config,
@@ -81,17 +86,28 @@ class StockModel:
             share_embeddings_and_output_weights=self.hf["tie_word_embeddings"],
             position_embedding_type="none" if self.config.multi_latent_attention else "rope",
             rotary_base=rope["rope_theta"],
+            mtp_block_spec=prediction,
             vp_stage=vp_stage,
         )
 
+    def state(self) -> dict[str, Any]:
+        """This rank's shards, for `dist_checkpointing`."""
+        metadata = {"dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True)}
+        return {
+            f"model{number}": chunk.sharded_state_dict(metadata=metadata)
+            for number, chunk in enumerate(self.chunks)
+        }
+
     def read(self, checkpoint: Path) -> list[dict[str, torch.Tensor]]:
-        """This rank's part of a `torch_dist` checkpoint, for each chunk, without changing the model."""
-        wanted = {f"model{number}": chunk.sharded_state_dict() for number, chunk in enumerate(self.chunks)}
-        found = dist_checkpointing.load(wanted, str(checkpoint))
+        """This rank's part of a `torch_dist` checkpoint, for each chunk; it may lie where the weights lay."""
+        found = dist_checkpointing.load(self.state(), str(checkpoint))
         return [found[f"model{number}"] for number in range(len(self.chunks))]
 
     def load(self, checkpoint: Path) -> None:
-        """Take the weights of a `torch_dist` checkpoint."""
+        """Take the weights of a `torch_dist` checkpoint; what it does not hold is not a number afterwards."""
+        for chunk in self.chunks:
+            for parameter in chunk.parameters():
+                parameter.data.fill_(float("nan"))
         for chunk, state in zip(self.chunks, self.read(checkpoint), strict=True):
             chunk.load_state_dict(state)
 
