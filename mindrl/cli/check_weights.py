@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -249,10 +248,10 @@ def verification_text(found: "Verification") -> str:
 
 @contextmanager
 def _progress(name: str) -> Iterator[dict[str, Callable[[int], None]]]:
-    """A bar on stderr, for `advance` and `expect`."""
+    """A bar on a terminal, for `advance` and `expect`."""
     from tqdm import tqdm
 
-    with tqdm(unit="B", unit_scale=True, desc=name, file=sys.stderr, total=0, leave=False) as bar:
+    with tqdm(unit="B", unit_scale=True, desc=name, total=0, leave=False, disable=None) as bar:
 
         def expect(num_bytes: int) -> None:
             bar.reset(num_bytes)

@@ -13,7 +13,7 @@ SECONDS_BETWEEN_LINES = 30.0
 @contextmanager
 def shown_progress(total: int, done: int, *, shown: bool) -> Generator[Callable[[int], object]]:
     """Show `done` of `total` bytes on stderr; what is yielded is to be called with the number of bytes that follow."""
-    if not shown:
+    if not shown or not total:
         yield lambda _: None
     elif sys.stderr.isatty():
         with tqdm(total=total, initial=done, unit="B", unit_scale=True, desc="convert") as bar:
