@@ -4,13 +4,17 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import pytest
 import torch
 from fp8_models import write_fp8_model
 from hf_models import FAMILIES, tensors_of, write_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from mindrl.checkpoint.comparison import compare as compare_module
@@ -91,6 +95,42 @@ def test_one_bit_is_found_on_either_side_with_its_place_in_both_files(tmp_path: 
     assert in_file == np.float32(before), "the place named in the checkpoint holds the value"
     flip_bit(right.path, right.byte)
     assert compare(hf, mcore).equal, "the same bit flipped there makes them equal again"
+
+
+@cache
+def converted(family: str) -> Path:
+    """A model and its checkpoint, made once."""
+    root = Path(mkdtemp(prefix="mindrl-comparison-"))
+    write_model(root / "hf", family, tied=False, dtype=torch.bfloat16)
+    return to_mcore(root / "hf", root / "mcore", tensor_parallel_size=2).parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _remove_converted():
+    yield
+    for family in FAMILIES:
+        shutil.rmtree(converted(family))
+    converted.cache_clear()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=8)
+@given(data=st.data())
+def test_any_value_that_changes_is_found_where_it_is(family: str, data: st.DataObject):
+    root = converted(family)
+    stored = data.draw(
+        st.sampled_from(sorted(read_model(root / "hf").values(), key=lambda tensor: tensor.name))
+    )
+    index = tuple(data.draw(st.integers(0, size - 1)) for size in stored.shape)
+    byte = stored.offset + 2 * int(np.ravel_multi_index(index, stored.shape))
+    flip_bit(stored.path, byte)
+    try:
+        found = compare(root / "mcore", root / "hf")
+    finally:
+        flip_bit(stored.path, byte)
+    (difference,) = found.different
+    assert (difference.name, difference.index, difference.num_different) == (stored.name, index, 1)
+    assert difference.first[1].byte == byte
 
 
 def test_pieces_smaller_than_a_row_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -157,7 +157,8 @@ def _names(side: Side, other: Side, *, keep_mtp: bool | None, notes: list[str]) 
                 f"{side.path}: {len(left_out)} tensors of layers for multi-token prediction, which the other side "
                 "does not have on purpose, are left out."
             )
-            names = {name: name for name in names if name not in set(left_out)}
+            for name in left_out:
+                del names[name]
     copies = dict(weight_map(arch, side.has_mtp).copies)
     if arch.tied_embeddings:
         copies[OUTPUT_LAYER] = EMBEDDING
