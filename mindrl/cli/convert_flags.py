@@ -9,6 +9,9 @@ from mindrl.files import require_path, require_place_for
 from mindrl.weight_maps import FAMILIES
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+MOST_WORKERS = 256
+MOST_SHARDS = 10_000
+"""Far above what gains anything."""
 _UNITS = {
     prefix + unit: base**power
     for unit, base in (("B", 1000), ("iB", 1024))
@@ -278,6 +281,12 @@ def refuse_bad_places(args: argparse.Namespace) -> None:
 
 
 def _refuse_bad_division(args: argparse.Namespace) -> None:
+    for flag, value, most in (
+        ("workers", args.workers, MOST_WORKERS),
+        ("num-shards", args.num_shards, MOST_SHARDS),
+    ):
+        if value is not None and value > most:
+            raise RequestError(f"--{flag} {value} is more than {most}: this must be a mistake.")
     given = args.shard_index is not None
     if given and args.join:
         raise RequestError("--join writes no shard: leave --shard-index out.")

@@ -36,6 +36,7 @@ def test_what_is_foretold_comes_to_pass_both_ways(
         assert contents(tmp_path) == before
         assert not foretold["complete"]
         done = convert(capsys, *types, *places, *flags)
+        assert "exists" in str(convert(capsys, *types, *places, *flags, "--dry-run")["notes"])
         dry_run = foretold["dry_run"]
         assert done["bytes_moved"] == done["bytes_moved_lower_bound"] == foretold["bytes_moved_lower_bound"]
         assert dry_run["total"]["bytes_to_read"] + dry_run["total"]["bytes_to_write"] == done["bytes_moved"]

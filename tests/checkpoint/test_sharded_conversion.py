@@ -13,7 +13,7 @@ from mindrl.checkpoint.byte_plan import OutputFile
 from mindrl.checkpoint.conversion import hf_to_mcore
 from mindrl.checkpoint.conversion.convert import Conversion, convert_hf_to_mcore, convert_mcore_to_hf
 from mindrl.checkpoint.conversion.engine import Work
-from mindrl.checkpoint.conversion.estimate import shard
+from mindrl.checkpoint.conversion.estimate import shards_of
 from mindrl.cli.main import main
 from mindrl.errors import RequestError
 
@@ -151,7 +151,7 @@ def test_every_file_is_in_one_share_and_shares_differ_by_no_more_than_a_file(
     num_shards: int, sizes: list[int]
 ):
     files = [OutputFile(str(number), size, ()) for number, size in enumerate(sizes)]
-    shares = [shard(files, num_shards, index) for index in range(num_shards)]
+    shares = shards_of(files, num_shards)
     assert sorted((file.name for share in shares for file in share), key=int) == [file.name for file in files]
     for share in shares:
         assert sum(file.size for file in share) <= sum(sizes) / num_shards + max(sizes)
@@ -165,6 +165,8 @@ def test_every_file_is_in_one_share_and_shares_differ_by_no_more_than_a_file(
         (["--shard-index", "1"], "the last is 0"),
         (["--num-shards", "2", "--shard-index", "1", "--join"], "leave --shard-index out"),
         (["--join", "--dry-run"], "give one of the two"),
+        (["--workers", "100000000"], "more than 256"),
+        (["--num-shards", "100000000", "--dry-run"], "more than 10000"),
     ],
 )
 def test_a_division_that_can_not_be_is_refused(

@@ -6,13 +6,13 @@ the files: the last one to end finds every file noted, and joins them.
 
 import errno
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mindrl.checkpoint.byte_plan import CopyPlan, OutputFile
-from mindrl.checkpoint.conversion.estimate import Estimate, estimate, shard, share_of
+from mindrl.checkpoint.conversion.estimate import Estimate, estimate, shard_indexes, shards_of, share_of
 from mindrl.checkpoint.conversion.identity import identity_of, sources_of
 from mindrl.checkpoint.conversion.manifest import is_note_of, is_result_of, write_manifest
 from mindrl.checkpoint.conversion.partial import PartialResult
@@ -96,18 +96,15 @@ def carry_out(job: Job, work: Work, *, progress: bool = True) -> Outcome:
     converted, or another process or conversion is in the way. An interrupted conversion keeps the files that are
     complete, and goes on with the rest when it is asked for again."""
     prove(job.plan)
-    if job.target.is_symlink():  # what it leads to is replaced, not the link
-        job = replace(job, target=job.target.resolve())
+    job = replace(job, target=job.target.resolve())  # not the link to it, if it is one, and with a name
     identity = identity_of(job.plan, job.source, job.options)
     alone = work.num_shards == 1 and work.shard_index is not None
     if not alone and is_result_of(job.target / job.folder, identity):
         return Outcome(True, job.plan.num_bytes, notes=(f"{job.target} is complete already.",))
-    refuse_existing(job.target, job.overwrite, job.marker)
     workers = work.workers or default_workers()
     if work.dry_run:
-        shards = work.num_shards if work.num_shards > 1 else DRY_RUN_SHARDS
-        planned = estimate(job.plan, shards, workers, _free_bytes(job.target))
-        return Outcome(False, job.plan.num_bytes, lower_bound=planned.total.lower_bound, estimate=planned)
+        return _foretold(job, work, workers)
+    refuse_existing(job.target, job.overwrite, job.marker)
     partial = PartialResult(job.target, identity, alone=alone)
     keep = not alone or partial.restored
     try:
@@ -129,6 +126,18 @@ def carry_out(job: Job, work: Work, *, progress: bool = True) -> Outcome:
         partial.close()
 
 
+def _foretold(job: Job, work: Work, workers: int) -> Outcome:
+    """What carrying the job out would take, and what is in the way."""
+    shards = work.num_shards if work.num_shards > 1 else DRY_RUN_SHARDS
+    planned = estimate(job.plan, shards, workers, _free_bytes(job.target))
+    notes: tuple[str, ...] = ()
+    try:
+        refuse_existing(job.target, job.overwrite, job.marker)
+    except RequestError as error:
+        notes = (str(error),)
+    return Outcome(False, job.plan.num_bytes, 0, planned.total.lower_bound, planned, notes)
+
+
 def _write_and_join(
     job: Job, work: Work, workers: int, partial: PartialResult, identity: Mapping[str, Any], progress: bool
 ) -> Outcome:
@@ -141,11 +150,12 @@ def _write_and_join(
         )
     mine: tuple[OutputFile, ...] = ()
     if work.shard_index is not None:
-        mine = shard(job.plan.files, work.num_shards, work.shard_index)
+        mine = shards_of(job.plan.files, work.num_shards)[work.shard_index]
     left = [file for file in mine if not partial.is_done(file, folder)]
     if len(left) < len(mine):
         notes.append(f"{len(mine) - len(left)} of {len(mine)} files were complete from an earlier run.")
-    _require_room(job, partial, left)
+    if left:
+        _require_room(job, partial, folder)
     total, to_do = (sum(file.num_bytes for file in files) for files in (mine, left))
     with shown_progress(total, total - to_do, shown=progress) as advance:
         copier = Copier(partial, folder, advance)
@@ -207,21 +217,19 @@ def _by_whom(job: Job, work: Work, missing: list[OutputFile]) -> str:
     if work.num_shards == 1:
         return ""
     names = {file.name for file in missing}
-    shards = [
-        str(index)
-        for index in range(work.num_shards)
-        if any(file.name in names for file in shard(job.plan.files, work.num_shards, index))
-    ]
-    return f" by --shard-index {', '.join(shards)} of --num-shards {work.num_shards}"
+    owners = zip(shard_indexes(job.plan.files, work.num_shards), job.plan.files, strict=True)
+    indexes = sorted({index for index, file in owners if file.name in names})
+    return f" by --shard-index {', '.join(map(str, indexes))} of --num-shards {work.num_shards}"
 
 
-def _require_room(job: Job, partial: PartialResult, left: Iterable[OutputFile]) -> None:
-    """Look at the disk before the first byte; what an interrupted process has left will be overwritten."""
+def _require_room(job: Job, partial: PartialResult, folder: Path) -> None:
+    """Look at the disk before the first byte, for what all shards have still to write; what an interrupted process has
+    left will be overwritten."""
+    left = [file for file in job.plan.files if not partial.is_done(file, folder)]
     needed, free = (
         sum(file.size for file in left) + job.bytes_beside + DESCRIPTION_BYTES,
         _free_bytes(partial.path),
     )
-    folder = partial.result / job.folder
     reused = sum(path.stat().st_blocks * 512 for file in left if (path := folder / file.name).exists())
     if needed > free + reused:
         raise RequestError(

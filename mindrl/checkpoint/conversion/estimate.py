@@ -61,24 +61,30 @@ def estimate(plan: CopyPlan, num_shards: int, workers: int, free_bytes: int) -> 
     return Estimate(
         len(plan.sources),
         total,
-        tuple(share_of(shard(plan.files, num_shards, index)) for index in range(num_shards)),
+        tuple(map(share_of, shards_of(plan.files, num_shards))),
         workers,
         planned + max(worker_bytes(workers), total.num_records * _DESCRIPTION_BYTES_PER_RECORD),
         free_bytes,
     )
 
 
-def shard(files: Sequence[OutputFile], num_shards: int, index: int) -> tuple[OutputFile, ...]:
-    """The files of one host: neighbours, with as many bytes as the others' up to one file."""
+def shards_of(files: Sequence[OutputFile], num_shards: int) -> tuple[tuple[OutputFile, ...], ...]:
+    """The files of each host: neighbours, with as many bytes as the others' up to one file."""
+    shards: list[list[OutputFile]] = [[] for _ in range(num_shards)]
+    for index, file in zip(shard_indexes(files, num_shards), files, strict=True):
+        shards[index].append(file)
+    return tuple(map(tuple, shards))
+
+
+def shard_indexes(files: Sequence[OutputFile], num_shards: int) -> list[int]:
+    """Which host writes each file: the one whose part of all bytes the file's middle lies in."""
     total = sum(file.size for file in files)
-    mine: list[OutputFile] = []
+    indexes: list[int] = []
     before = 0
     for file in files:
-        middle = before + file.size / 2
-        if min(int(middle * num_shards / total), num_shards - 1) == index:
-            mine.append(file)
+        indexes.append(min((2 * before + file.size) * num_shards // (2 * total), num_shards - 1))
         before += file.size
-    return tuple(mine)
+    return indexes
 
 
 def share_of(files: Sequence[OutputFile]) -> Share:

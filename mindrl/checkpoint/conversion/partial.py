@@ -76,7 +76,7 @@ class PartialResult:
 
     def has_notes(self) -> bool:
         """Whether any file is complete."""
-        return any(self._notes.iterdir())
+        return any(self._notes.glob("[!.]*"))
 
     def take_alone(self, *, without_locks: bool) -> bool:
         """Wait until no other process works here, for a while; whether that came to be. None will until `close`.
