@@ -2,12 +2,18 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+import torch
+import torch.distributed as dist
 
+from mindrl.models.megatron import gathering
 from tests.distributed import run_distributed
 from tests.models.dense_parity import one_step_and_save, save_model_and_oracle, two_steps
-from tests.models.tiny_models import EXPERT_FAMILIES, YARN
+from tests.models.megatron_setup import make_backend
+from tests.models.oracle import load_model, published, router_biases
+from tests.models.tiny_models import EXPERT_FAMILIES, YARN, make_config
 
 LAYOUTS = {
     "one process": (1, 1, 1, 1),
@@ -98,3 +104,29 @@ def test_training_goes_on_in_another_layout(
         timeout=90,
     )
     run_distributed(two_steps_in, LAYOUTS[loaded][0], loaded, models / family, tmp_path, timeout=150)
+
+
+def export_in_parcels(directory: Path, limit: int) -> tuple[bool, int]:
+    """Whether weights come back bit by bit, and the largest number of bytes that travelled at once."""
+    backend, _, _ = make_backend(make_config(directory, 2, expert=2))
+    backend.load_hf(directory)
+    model = load_model(directory)
+    original = published(dict(model.named_parameters())) | router_biases(model)
+    sizes: list[int] = []
+    broadcast = dist.broadcast
+
+    def watched(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        sizes.append(tensor.nbytes)
+        return broadcast(tensor, *args, **kwargs)
+
+    with patch.object(gathering, "PARCEL_BYTES", limit), patch.object(dist, "broadcast", watched):
+        same = [torch.equal(tensor, original.pop(name)) for name, tensor in backend.named_tensors()]
+    return all(same) and not original, max(sizes)
+
+
+def test_experts_travel_a_few_at_a_time(models: Path) -> None:
+    one_expert = 4 * 2 * 24 * 32  # bytes of its larger matrix, gate and up
+    for limit in (0, 3 * one_expert):
+        for same, largest in run_distributed(export_in_parcels, 2, models / "deepseek_v3-untied", limit):
+            assert same
+            assert largest <= max(limit, one_expert)
