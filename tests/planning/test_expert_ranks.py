@@ -1,4 +1,4 @@
-"""How experts are dealt out, against a model that Megatron-core builds itself: training has none with experts yet."""
+"""How experts are dealt out, against a model that Megatron-core builds itself."""
 
 import torch
 from megatron.core import parallel_state
