@@ -23,7 +23,6 @@ _LARGEST_SCALES = {"bfloat16": 2.0**119, "float32": 2.0**119, "float16": 2.0**7}
 _VALUES_AT_ONCE = 1 << 19
 """Nine bytes each, so that they stay in the cache."""
 
-
 Bytes2d = npt.NDArray[np.uint8]
 
 
@@ -45,7 +44,8 @@ def dequantized(
     """Values of a rectangle of `source`, as `dtype` ("bfloat16", "float32" or "float16").
 
     `raw` [rows, columns] are its codes, from `first_row` and `first_column` of the tensor on; `raw_scales` the bytes of
-    `blocks_of` these rows [rows of blocks, bytes of a row of scales]. The result [rows, columns] lies in `out` [rows, bytes of a row] where there is one.
+    `blocks_of` these rows [rows of blocks, bytes of a row of scales]. The result [rows, columns] lies in `out` [rows,
+    bytes of a row] where there is one.
     Raises `RequestError` for a code or a scale that is no number, and for a product out of range."""
     rows, columns = raw.shape
     if out is None:
