@@ -22,6 +22,11 @@ SAME = 0
 DIFFERENT = 1
 WORKERS = 2
 MOST_SHOWN = 10
+CONVERTING = (
+    "load_dir", "save_dir", "load_model_type", "save_model_type", "from_fp8", "params_dtype", "overwrite", "dry_run", "join",
+    "max_shard_size", "tokenizer_model",
+)  # fmt: skip
+"""Flags that say what to convert, and how."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,10 @@ def is_asked_for(args: argparse.Namespace) -> bool:
     """Whether the request is to check what is there already, and not to convert."""
     if not args.check:
         return False
-    if args.load_dir is not None or args.save_dir is not None:
+    if given := [f"--{name.replace('_', '-')}" for name in CONVERTING if getattr(args, name)]:
         raise RequestError(
-            "--check with directories compares what is there; with --load-dir and --save-dir leave the directories out."
+            f"--check with directories compares what is there and converts nothing: leave out {', '.join(given)}, or leave "
+            "the directories out to compare source and result of a conversion."
         )
     if len(args.check) > 2:
         raise RequestError(

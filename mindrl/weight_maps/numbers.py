@@ -6,6 +6,9 @@ from typing import Any
 
 from mindrl.errors import RequestError
 
+MOST_COUNTED = 10_000
+"""Experts, or layers of a kind: far above any model's; what is listed one by one would not end for a misprint."""
+
 
 def positive(config: Mapping[str, Any], key: str, default: int | None = None, most: int | None = None) -> int:
     """A positive integer, no larger than `most`; null reads as absent."""
@@ -22,11 +25,11 @@ def positive(config: Mapping[str, Any], key: str, default: int | None = None, mo
 
 
 def count(config: Mapping[str, Any], key: str) -> int:
-    """An integer that may be zero, which absent and null read as."""
+    """An integer that may be zero, which absent and null read as; no larger than `MOST_COUNTED`."""
     value = config.get(key) or 0
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise RequestError(f"config.json: {key} is {value!r}, expected an integer that is not negative.")
-    return value
+    return positive(config, key, most=MOST_COUNTED) if value else 0
 
 
 def experts_per_token(config: Mapping[str, Any], num_experts: int) -> int:

@@ -168,7 +168,7 @@ def test_a_model_that_does_not_fit_into_memory_is_not_run(
         (("hf",), (), "no mindrl_conversion.json in it"),
         (("hf", "nowhere"), (), "nowhere is not a directory"),
         (("mcore",), ("--check-logits",), "name the other one too"),
-        (("hf", "mcore"), ("--load-dir", "hf"), "leave the directories out"),
+        (("hf", "mcore"), ("--load-dir", "hf", "--dry-run"), "leave out --load-dir, --dry-run, or leave the"),
         ((), (), "--load-dir, --save-dir must be given"),
     ],
 )

@@ -94,7 +94,14 @@ def _stored(path: Path, name: str, entry: Mapping[str, Any], data_start: int, fi
     start, end = entry["data_offsets"]
     if any(type(number) is not int or number < 0 for number in (*shape, start, end)):
         raise ValueError(f"{name} has the shape {shape} and lies from {start} to {end}")
-    if end - start != prod(shape) * ITEM_SIZES[dtype] or data_start + end > file_size:
+    if not name.isprintable():
+        raise ValueError(f"{name!r} is no name of a tensor")
+    if end - start != prod(shape) * ITEM_SIZES[dtype]:
+        raise RequestError(
+            f"{path} is damaged: its header gives tensor {name} {end - start} bytes, and {dtype} {shape} takes "
+            f"{prod(shape) * ITEM_SIZES[dtype]}. {_REMEDY}"
+        )
+    if data_start + end > file_size:
         raise RequestError(
             f"{path} is damaged or cut off: tensor {name} ({dtype} {shape}) should end at byte "
             f"{data_start + end}, the file has {file_size}. {_REMEDY}"
@@ -126,7 +133,7 @@ def _weight_files(hf_dir: Path) -> list[Path]:
 
 def _refuse_foreign_files(index_path: Path, names: set[str]) -> None:
     """An index is somebody else's text: it names files beside it, or none."""
-    if foreign := sorted(name for name in names if Path(name).name != name):
+    if foreign := sorted(repr(name) for name in names if not _is_plain(name)):
         raise RequestError(
             f"{index_path} names {', '.join(foreign)}: weights are read from files beside it, and from nowhere else. Correct "
             "the index."
@@ -136,6 +143,11 @@ def _refuse_foreign_files(index_path: Path, names: set[str]) -> None:
             f"{index_path.parent} holds {SINGLE_NAME}, and {INDEX_NAME}, which names other files: one of the two is left "
             "over from something else, and programs differ in which they read. Remove the wrong one."
         )
+
+
+def _is_plain(name: str) -> bool:
+    """A file's name, without a path."""
+    return name.isprintable() and name not in ("", ".", "..") and "/" not in name and len(name.encode()) < 256
 
 
 Planned = tuple[str, tuple[int, ...], str, tuple[Tile, ...]]

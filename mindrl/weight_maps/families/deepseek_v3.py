@@ -10,7 +10,15 @@ from typing import Any
 from mindrl.weight_maps import dense, experts, latent_attention
 from mindrl.weight_maps.architecture import Architecture, LatentAttention, MixtureOfExperts
 from mindrl.weight_maps.config_json import dense_architecture
-from mindrl.weight_maps.numbers import count, expect, experts_per_token, flag, number, positive
+from mindrl.weight_maps.numbers import (
+    MOST_COUNTED,
+    count,
+    expect,
+    experts_per_token,
+    flag,
+    number,
+    positive,
+)
 
 MODEL_TYPE = "deepseek_v3"
 TITLE = "DeepSeek-V3"
@@ -56,7 +64,7 @@ def _latent_attention(config: Mapping[str, Any]) -> LatentAttention:
 def mixture_of_experts(config: Mapping[str, Any], num_layers: int) -> MixtureOfExperts:
     """Chosen by sigmoid scores with a correction, in all but the first layers; other families have taken it over."""
     width = positive(config, "moe_intermediate_size")
-    num_experts = positive(config, "n_routed_experts")
+    num_experts = positive(config, "n_routed_experts", most=MOST_COUNTED)
     return MixtureOfExperts(
         num_experts=num_experts,
         experts_per_token=experts_per_token(config, num_experts),
