@@ -116,7 +116,7 @@ class PartialResult:
         if replaces:
             self.target.rename(self._replaced)
         self.result.rename(self.target)
-        put_on_disk(self.target.parent)
+        _sync_names(self.target.parent)
         if replaces:
             shutil.rmtree(self._replaced, ignore_errors=True)
         self.discard()
@@ -227,6 +227,15 @@ def write_lock(descriptor: int, path: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
+
+
+def _sync_names(directory: Path) -> None:
+    """Bring a directory's names to the disk, and nothing of what they stand for."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_durably(path: Path, content: object) -> None:

@@ -40,6 +40,7 @@ class Copier:
         self._partial, self._folder, self._advance = partial, folder, advance
         self._sources = SourceFiles()
         self._turn = threading.Lock()
+        self._counting = threading.Lock()
         self._stop = threading.Event()
         self._open: list[_OpenFile] = []
         self.bytes_written = 0
@@ -104,8 +105,9 @@ class Copier:
 
     def _finish(self, file: "_OpenFile") -> None:
         self._partial.note_done(file.plan, file.finish())
-        self.bytes_written += file.plan.size
-        self._open.remove(file)
+        with self._counting:
+            self.bytes_written += file.plan.size
+            self._open.remove(file)
         file.close()
 
 
