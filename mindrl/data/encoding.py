@@ -109,7 +109,7 @@ def load_tokenizer(directory: Path) -> Any:
         # transformers would take a tokenizer of its own instead, which gives other ids
         raise RequestError(
             f"tokenizer {directory}: it is Python code of the model's own ({', '.join(code)}), which is not run here; "
-            "convert it to a tokenizer.json first"
+            "convert it to a tokenizer.json first (docs/conversion.md says how)"
         )
     try:
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)

@@ -48,7 +48,7 @@ class TinyTokenizer(PreTrainedTokenizer):
 """
 PYTHON = {
     "tokenization_tiny.py": TOKENIZER,
-    "tiny_pattern.py": 'PATTERN = r"[a-z]+|."\n',
+    "tiny_pattern.py": 'PATTERN = r"[a-z]+|[^a-z]"\n',
     "modeling_tiny.py": "class TinyModel: ...\n",
     "configuration_tiny.py": "class TinyConfig: ...\n",
 }

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from mindrl.data.encoding import load_tokenizer
 from mindrl.errors import RequestError
 from mindrl.rollout.hf_engine import HfEngine
 
+PAGE = Path(__file__).resolve().parents[2] / "docs/conversion.md"
 KEPT = {
     "generation_config.json": b'{"eos_token_id": 2, "temperature": 0.6}',
     "tokenizer.json": b'{"model": "stand-in"}  ',
@@ -162,20 +164,30 @@ def test_trust_remote_code_runs_the_tokenizers_code_alone_and_leaves_nothing_of_
     }  # fmt: skip
 
 
-def test_the_result_of_a_tiktoken_model_gives_the_source_tokenizers_ids_to_who_trusts_it(tmp_path, marks):
-    hf = write_model_with_code(tmp_path / "hf", marks)
-    to_mcore(hf, tmp_path / "mcore")
-    to_hf(tmp_path / "mcore", tmp_path / "back")
+def test_who_trusts_the_result_of_a_tiktoken_model_gets_the_same_ids_and_a_tokenizer_json_by_the_pages_recipe(
+    tmp_path, marks
+):
+    hf = write_model_with_code(tmp_path / "hf", marks, family="moonlight")
+    to_mcore(hf, tmp_path / "ckpt")
+    (recipe,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    texts = ["hello, heä", "a b  c\n\n 你好 hellohello x1234", " "]
     program = (
-        "import sys; from transformers import AutoTokenizer\n"
-        "t = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
-        "ids = t.encode('hello, heä'); print(ids, t.decode(ids))"
+        f"{recipe}\nimport json, sys\n"
+        "tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=True)\n"
+        "ids = [tokenizer.encode(text) for text in json.loads(sys.argv[1])]\n"
+        "assert [tokenizer.decode(some) for some in ids] == json.loads(sys.argv[1])\n"
+        "print(json.dumps(ids))"
     )
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", program, str(tmp_path / "back")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    ids = [VOCABULARY.index(token) for token in (b"hello", b",", b" ", b"he", b"\xc3", b"\xa4")]
-    assert done.stdout.strip() == f"{ids} hello, heä"
+    command = [sys.executable, "-c", program, json.dumps(texts)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ids = json.loads(done.stdout)
+    assert ids[0] == [VOCABULARY.index(token) for token in (b"hello", b",", b" ", b"he", b"\xc3", b"\xa4")]
+    assert files_run(marks) == ["tiny_pattern.py", "tokenization_tiny.py"]
+    tokenizer = load_tokenizer(tmp_path / "ckpt/hf")
+    assert [tokenizer.encode(text) for text in texts] == ids
+    assert files_run(marks) == ["tiny_pattern.py", "tokenization_tiny.py"]
 
 
 def test_with_trust_remote_code_a_tokenizer_that_does_not_fit_or_load_is_refused_before_anything_is_written(
