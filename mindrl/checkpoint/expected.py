@@ -6,6 +6,7 @@ from pathlib import Path
 from mindrl.checkpoint.byte_plan import FP8, StoredTensor
 from mindrl.checkpoint.formats.safetensors_files import read_model
 from mindrl.checkpoint.saved_weights import open_checkpoint
+from mindrl.checkpoint.saved_weights.same_bytes import same_bytes, whole_tile
 from mindrl.errors import RequestError
 from mindrl.weight_maps import Architecture, WeightMap, weight_map
 
@@ -80,17 +81,8 @@ def expected_tensors(
 
 
 def _require_equal(a: StoredTensor, b: StoredTensor, reason: str, remedy: str) -> None:
-    """Compare two tensors' bytes in pieces, and those of their scales."""
-    equal = (a.shape, a.dtype, a.scales is None) == (b.shape, b.dtype, b.scales is None)
-    with a.path.open("rb") as file_a, b.path.open("rb") as file_b:
-        file_a.seek(a.offset)
-        file_b.seek(b.offset)
-        left = a.num_bytes
-        while equal and left:
-            size = min(left, 8 << 20)
-            equal = file_a.read(size) == file_b.read(size)
-            left -= size
-    if not equal:
+    """The same values, and the same scales."""
+    if (a.scales is None) != (b.scales is None) or not same_bytes([whole_tile(a)], [whole_tile(b)]):
         raise RequestError(
             f"{reason}, but {a.name} differs from {b.name}, in {a.path}: one of the two is wrong.{remedy}"
         )

@@ -67,6 +67,18 @@ def test_a_tensor_that_is_not_contiguous_is_refused(tmp_path):
         locate_tensor(file, 0, path.stat().st_size)
 
 
+@pytest.mark.parametrize("field", [26, 28], ids=["length of the name", "length of the extra field"])
+def test_a_header_that_would_move_the_values_is_refused(tmp_path, field):
+    """No checksum is over the header that says where an entry's bytes start."""
+    path = tmp_path / "file"
+    torch.save(torch.randn(4, 3), path)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\3\4", data.index(b"byteorder")) + field] ^= 4
+    path.write_bytes(data)
+    with path.open("rb") as file, pytest.raises(RequestError, match="not where its directory says"):
+        locate_tensor(file, 0, len(data))
+
+
 class Trap:
     """Creates a file when unpickled by the ordinary unpickler."""
 

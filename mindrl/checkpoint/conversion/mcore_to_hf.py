@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import prod
 from typing import Any
 
-from mindrl.checkpoint.byte_plan import CopyPlan, OutputFile, Record, StoredTensor, Tile
+from mindrl.checkpoint.byte_plan import CopyPlan, OutputFile, StoredTensor, Tile
 from mindrl.checkpoint.formats.safetensors_files import lay_out
 from mindrl.checkpoint.saved_weights import SavedWeights
 from mindrl.errors import RequestError
@@ -45,21 +44,6 @@ def plan_mcore_to_hf(
     files, index = lay_out(list(outputs.values()), max_file_bytes)
     plan = CopyPlan(tuple(sources), tuple(_marked(file, weights.copies) for file in files), tuple(dropped))
     return HfPlan(plan, index, frozenset(output[2] for output in outputs.values()))
-
-
-def mcore_records(weights: WeightMap, saved: SavedWeights, dtype: str | None = None) -> dict[str, Record]:
-    """Every Hugging Face tensor of the map out of the checkpoint, in the map's order, at offset 0."""
-    saved.require_model(weights)
-    records: dict[str, Record] = {}
-    for rule in weights.rules:
-        rule_dtype = _dtype(rule, saved, dtype)
-        for source, own in zip(rule.hf, _cut(rule, saved.tiles(rule)), strict=True):
-            records[source.name] = Record(
-                source.name, 0, source.shape[0], prod(source.shape[1:]), rule_dtype, tuple(own)
-            )
-    for copy, original in weights.copies.items():
-        records[copy] = replace(records[original], name=copy, same_as=original)
-    return records
 
 
 def _dtype(rule: TensorRule, saved: SavedWeights, dtype: str | None) -> str:

@@ -44,6 +44,8 @@ class DamagedArchive(Exception):
 class Entry:
     """A file in an archive."""
 
+    name: bytes
+    """With the folder."""
     header: int
     """Byte in the archive where its header starts; its bytes follow."""
     size: int
@@ -113,13 +115,18 @@ class Archive:
         return entry
 
     def _payload(self, name: str, entry: Entry) -> int:
-        """Byte of the archive where an entry's bytes start."""
+        """Byte of the archive where an entry's bytes start.
+
+        Nothing but its header says how far from there, and no checksum is over that: so all of it has to fit."""
         header = self._bytes(entry.header, _LOCAL_HEADER.size)
         magic, *_, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-        start = entry.header + _LOCAL_HEADER.size + name_length + extra_length
-        if magic != b"PK\3\4" or start + entry.size > self._length:
-            raise DamagedArchive(f"{name} is not where its directory says")
-        return start
+        after = entry.header + _LOCAL_HEADER.size
+        start = after + name_length + extra_length
+        if magic == b"PK\3\4" and start + entry.size <= self._length:
+            rest = self._bytes(after, name_length + extra_length)
+            if rest[:name_length] == entry.name and _fills(rest[name_length:]):
+                return start
+        raise DamagedArchive(f"{name} is not where its directory says")
 
     def _bytes(self, start: int, length: int) -> bytes:
         if start < 0 or start + length > self._length:
@@ -156,10 +163,10 @@ class Archive:
             if 0xFFFFFFFF in (packed, unpacked, header):
                 return None
             position += _CENTRAL_HEADER.size
-            name = directory[position : position + name_length].decode(errors="replace")
+            name = directory[position : position + name_length]
             position += name_length + extra_length + comment_length
-            entries[name.partition("/")[2]] = Entry(
-                header, unpacked, crc, fields[0] == b"PK\1\2" and not flags & 1 and not method
+            entries[_without_folder(name)] = Entry(
+                name, header, unpacked, crc, fields[0] == b"PK\1\2" and not flags & 1 and not method
             )
         return entries
 
@@ -167,7 +174,8 @@ class Archive:
         try:
             with zipfile.ZipFile(FilePart(self._file, self._offset, self._length)) as archive:
                 return {
-                    info.filename.partition("/")[2]: Entry(
+                    _without_folder(info.orig_filename.encode()): Entry(
+                        info.orig_filename.encode(),
                         info.header_offset,
                         info.file_size,
                         info.CRC,
@@ -222,6 +230,18 @@ def find_damage(checkpoint: Path, archives: Iterable[SavedObject]) -> Iterator[s
         else:
             if damaged is not None:
                 yield f"{path} is damaged: {archive.key}, at byte {archive.offset}, differs from its checksum."
+
+
+def _without_folder(name: bytes) -> str:
+    return name.partition(b"/")[2].decode(errors="replace")
+
+
+def _fills(extra: bytes) -> bool:
+    """Whether extra fields (two bytes of kind, two of length, and content) fill the space for them."""
+    position = 0
+    while position + 4 <= len(extra):
+        position += 4 + int.from_bytes(extra[position + 2 : position + 4], "little")
+    return position == len(extra)
 
 
 def _is_well_formed(tensor: Any) -> bool:

@@ -15,7 +15,7 @@ from mindrl.checkpoint.byte_plan import ITEM_SIZES, StoredTensor, Tile
 from mindrl.checkpoint.formats.rank_files import Unusable, Weights
 from mindrl.checkpoint.saved_weights.interface import SavedWeights, require_cover
 from mindrl.checkpoint.saved_weights.rank_grid import LAYER, Stage, expert_of, read_grid
-from mindrl.checkpoint.saved_weights.same_bytes import same_bytes
+from mindrl.checkpoint.saved_weights.same_bytes import same_bytes, whole_tile
 from mindrl.errors import RequestError
 from mindrl.weight_maps import TensorRule
 
@@ -176,7 +176,7 @@ class WeightsByRank(SavedWeights):
             raise self._wrong_shape(rule, parts)
         if count > 1 and part.shape == wanted and rule.partition == "replicated":
             self._require_alike(rule, parts)
-            return [_tile(part, 0, 0)]
+            return [whole_tile(part)]
         rows, columns = wanted[0], prod(wanted[1:])
         if rule.partition == "gated_rows" and (part.rows * count, part.columns) == (rows, columns):
             half = part.rows // 2
@@ -186,9 +186,9 @@ class WeightsByRank(SavedWeights):
                 for place, source in enumerate((0, half))
             ]
         elif rule.partition == "columns" and (part.rows, part.columns * count) == (rows, columns):
-            tiles = [_tile(tensor, 0, number * part.columns) for number, tensor in enumerate(parts)]
+            tiles = [whole_tile(tensor, 0, number * part.columns) for number, tensor in enumerate(parts)]
         elif part.columns == columns and _rows_fit(rule, part.rows * count):
-            tiles = [_tile(tensor, number * part.rows, 0) for number, tensor in enumerate(parts)]
+            tiles = [whole_tile(tensor, number * part.rows, 0) for number, tensor in enumerate(parts)]
             rows = part.rows * count
         else:
             raise self._wrong_shape(rule, parts)
@@ -200,7 +200,7 @@ class WeightsByRank(SavedWeights):
         if len(rule.megatron_shape) > 1:
             return
         for other in parts[1:]:
-            if not same_bytes([_tile(parts[0], 0, 0)], [_tile(other, 0, 0)]):
+            if not same_bytes([whole_tile(parts[0])], [whole_tile(other)]):
                 raise RequestError(
                     f"{parts[0].path} and {other.path} hold {rule.megatron_name}, of which every rank has a copy, with "
                     "different values: they are of two checkpoints, or ranks have drifted apart in training. Copy the "
@@ -214,10 +214,6 @@ class WeightsByRank(SavedWeights):
             f"{rule.megatron_shape}, cut by {rule.partition.replace('_', ' ')}. Files of tensor-parallel ranks are "
             "missing, or this is not the config.json of the checkpoint's model (--hf-dir)."
         )
-
-
-def _tile(tensor: StoredTensor, row: int, column: int) -> Tile:
-    return Tile(tensor, 0, 0, row, column, tensor.rows, tensor.columns)
 
 
 def _rows_fit(rule: TensorRule, rows: int) -> bool:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
-from mindrl.checkpoint.byte_plan import Record, Tile
+from mindrl.checkpoint.byte_plan import Record, StoredTensor, Tile
 from mindrl.checkpoint.conversion.copying import SourceFiles, pieces
 
 
@@ -13,6 +13,11 @@ def same_bytes(left: Sequence[Tile], right: Sequence[Tile]) -> bool:
     if (a.rows, a.columns, a.dtype) != (b.rows, b.columns, b.dtype):
         return False
     return _digest(a) == _digest(b)
+
+
+def whole_tile(tensor: StoredTensor, row: int = 0, column: int = 0) -> Tile:
+    """All of a stored tensor, placed at a row and a column."""
+    return Tile(tensor, 0, 0, row, column, tensor.rows, tensor.columns)
 
 
 def _record(tiles: Sequence[Tile]) -> Record:
