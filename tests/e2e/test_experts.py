@@ -67,3 +67,18 @@ def test_weights_reach_the_engines_and_move(
     assert all(row["grad_norm"] > 1e-3 for row in rows)
     assert rows[-1]["kl/reference"] > 1e-7
     assert max(row["logprob_gap/max"] for row in rows) < GAP
+
+
+@pytest.mark.slow
+def test_the_reward_rises_on_experts_that_two_workers_share(
+    train: Train, files: Files, tmp_path: Path
+) -> None:
+    rows = train(
+        "actor.expert_model_parallel_size=2",
+        "actor.optimizer.lr=2e-3",
+        "trainer.total_steps=30",
+        model=save_model(files, tmp_path / "model", "qwen3_moe"),
+    )
+    rewards = [row["reward/mean"] for row in rows]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.2
+    assert max(row["logprob_gap/max"] for row in rows) < GAP
