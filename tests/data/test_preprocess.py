@@ -175,17 +175,21 @@ def test_a_folder_in_the_place_of_the_output_is_refused_even_with_overwrite(make
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("tokenizer.json", '{"version": "1.0"}'), ("tokenizer_config.json", "[]")]
+    ("name", "content", "told"),
+    [
+        ("tokenizer.json", '{"version": "1.0"}', "can't be read"),
+        ("tokenizer_config.json", "[]", r"tokenizer_config\.json holds a list, expected an object"),
+    ],
 )
 def test_a_damaged_tokenizer_is_refused(
-    make_config: MakeConfig, tokenizer_dir: Path, tmp_path: Path, name: str, content: str
+    make_config: MakeConfig, tokenizer_dir: Path, tmp_path: Path, name: str, content: str, told: str
 ):
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     for path in tokenizer_dir.iterdir():
         (damaged / path.name).write_bytes(path.read_bytes())
     (damaged / name).write_text(content)
-    with pytest.raises(RequestError, match="can't be read"):
+    with pytest.raises(RequestError, match=told):
         preprocess(make_config([question("text")], tokenizer_name_or_path=damaged))
 
 
