@@ -18,6 +18,16 @@ ITEM_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2, FP8: 1}
 
 
 @dataclass(frozen=True, slots=True)
+class Payload:
+    """Bytes of a file that have a checksum there."""
+
+    offset: int
+    size: int
+    crc: int
+    """CRC-32"""
+
+
+@dataclass(frozen=True, slots=True)
 class StoredTensor:
     """A tensor that lies contiguously in a file."""
 
@@ -31,6 +41,8 @@ class StoredTensor:
     """What blocks of the values are to be multiplied by (FP8)."""
     transposed: bool = False
     """The file holds the rows of the transpose, one after another: [columns, rows]."""
+    payload: Payload | None = None
+    """What it is part of, or all of, and what a conversion compares with its checksum."""
 
     @property
     def rows(self) -> int:

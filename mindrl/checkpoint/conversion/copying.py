@@ -183,12 +183,12 @@ class SourceFiles:
         start = source.offset + (tile.source_row + first) * row_bytes + tile.source_column * item
         if tile.num_columns != source.columns:
             for row in range(len(out)):
-                self._read(source, start + row * row_bytes, out[row])
+                self.read_bytes(source, start + row * row_bytes, out[row])
         elif out.flags.c_contiguous:
-            self._read(source, start, out)
+            self.read_bytes(source, start, out)
         else:
             rows = np.empty(out.shape, np.uint8)
-            self._read(source, start, rows)
+            self.read_bytes(source, start, rows)
             out[:] = rows
 
     def _read_transposed(self, tile: Tile, first: int, out: Bytes2d) -> None:
@@ -198,11 +198,12 @@ class SourceFiles:
         row = tile.source_row + first
         for column in range(tile.num_columns):
             start = (tile.source_column + column) * source.rows + row
-            self._read(source, source.offset + start * item, columns[column])
+            self.read_bytes(source, source.offset + start * item, columns[column])
         values = f"u{item}"
         out.view(values)[:] = columns.view(values).T
 
-    def _read(self, source: StoredTensor, offset: int, out: npt.NDArray[np.uint8]) -> None:
+    def read_bytes(self, source: StoredTensor, offset: int, out: npt.NDArray[np.uint8]) -> None:
+        """Fill `out` with the bytes of the source's file from `offset` on."""
         descriptor = self._descriptor(source.path)
         view = out.data.cast("B")
         while len(view):

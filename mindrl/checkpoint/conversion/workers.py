@@ -14,6 +14,7 @@ from mindrl.checkpoint.byte_plan import OutputFile, Record
 from mindrl.checkpoint.conversion.copying import PIECE_BYTES, SourceFiles, side_by_side, write, write_group
 from mindrl.checkpoint.conversion.manifest import FileNote, file_note
 from mindrl.checkpoint.conversion.partial import PartialResult, write_lock
+from mindrl.checkpoint.conversion.source_checksums import CheckedSources
 
 MOST_WORKERS = 16
 """More gain nothing: the disk is the limit long before."""
@@ -70,7 +71,7 @@ class Copier:
         """Groups of records, with files opened as their turn comes."""
         for plan in files:
             groups = list(side_by_side(plan.records))
-            file = _OpenFile(plan, self._folder / plan.name, len(groups))
+            file = _OpenFile(plan, self._folder / plan.name, len(groups), CheckedSources(self._sources))
             self._open.append(file)
             file.begin()
             if not groups:
@@ -93,7 +94,7 @@ class Copier:
 
     def _write(self, file: "_OpenFile", group: list[Record]) -> None:
         crcs = [0] * len(group)
-        for num_bytes, crcs in write_group(file.descriptor, group, self._sources):  # noqa: B007 (the last ones count)
+        for num_bytes, crcs in write_group(file.descriptor, group, file.sources):  # noqa: B007 (the last ones count)
             if self._stop.is_set():
                 return
             with self._turn:
@@ -112,10 +113,11 @@ class Copier:
 
 
 class _OpenFile:
-    """An output file that workers write into, and the checksums of what is in it."""
+    """An output file that workers write into, and the checksums of what is in it and of what it is made of."""
 
-    def __init__(self, plan: OutputFile, path: Path, num_groups: int) -> None:
+    def __init__(self, plan: OutputFile, path: Path, num_groups: int, sources: CheckedSources) -> None:
         self.plan = plan
+        self.sources = sources
         self._path = path
         self._groups_left = num_groups
         self._crcs: dict[str, int] = {}
@@ -135,7 +137,8 @@ class _OpenFile:
         return self._groups_left == 0
 
     def finish(self) -> FileNote:
-        """Bring the file to the disk; what is in it."""
+        """Bring the file to the disk; what is in it. `RequestError` if its sources are damaged."""
+        self.sources.require_intact(self.plan.records)
         os.fsync(self.descriptor)
         return file_note(self.plan, self._crcs)
 

@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mindrl.checkpoint.byte_plan import ITEM_SIZES, StoredTensor
+from mindrl.checkpoint.byte_plan import ITEM_SIZES, Payload, StoredTensor
 from mindrl.checkpoint.formats.file_part import FilePart
 from mindrl.checkpoint.formats.inert_pickle import DAMAGE, PLAIN, TENSORS, PickledTensor, unpickled
 from mindrl.checkpoint.formats.torch_dist import SavedObject
@@ -98,8 +98,16 @@ class Archive:
         entry, item = self._entry(key), ITEM_SIZES[tensor.dtype]
         if (tensor.first + prod(tensor.shape)) * item > entry.size:
             raise DamagedArchive(f"{tensor.shape} {tensor.dtype} is more than its {entry.size} bytes")
-        start = self._offset + self._payload(key, entry) + tensor.first * item
-        return StoredTensor(name, path, start, tensor.shape, tensor.dtype, transposed=transposed)
+        first = self._offset + self._payload(key, entry)
+        return StoredTensor(
+            name,
+            path,
+            first + tensor.first * item,
+            tensor.shape,
+            tensor.dtype,
+            transposed=transposed,
+            payload=Payload(first, entry.size, entry.crc),
+        )
 
     def require_byte_order(self) -> None:
         """Little-endian, as all that Megatron runs on."""

@@ -138,6 +138,7 @@ class StackedWeights(SavedWeights):
             whole.offset + number * prod(shape) * ITEM_SIZES[whole.dtype],
             shape,
             whole.dtype,
+            payload=whole.payload,
         )
         row, column, *_ = (*chunk.offsets[leading:], 0)
         return Tile(stored, 0, 0, row, column, stored.rows, stored.columns)
