@@ -103,7 +103,7 @@ def _work(args: argparse.Namespace) -> "Work":
     from mindrl.checkpoint.conversion.engine import Work
 
     index = None if args.join else args.shard_index or 0
-    return Work(args.workers, args.num_shards, index, args.dry_run)
+    return Work(args.workers, args.num_shards, index, args.dry_run, args.allow_nan)
 
 
 def _check_bias(args: argparse.Namespace, arch: Architecture) -> None:

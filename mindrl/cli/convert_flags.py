@@ -146,6 +146,11 @@ def add_established_flags(parser: argparse.ArgumentParser) -> None:
 def add_work_flags(parser: argparse.ArgumentParser) -> None:
     """How the work is done, and by how many."""
     add = parser.add_argument_group("how it is done, and by how many").add_argument
+    add(
+        "--allow-nan",
+        action="store_true",
+        help="copy weights that are not a number, instead of refusing them",
+    )
     add("--workers", type=positive, metavar="N", help="threads that copy (default: one per core, 16 at most)")
     add(
         "--num-shards",

@@ -160,6 +160,8 @@ FAILURES = {
         _from_mcore("a missing tensor", "no tensor output_layer.weight", broken.checkpoint_without_output_layer),
         _from_hf("a tied output layer that is not the embedding", "ties the embeddings, but lm_head.weight differs", broken.tensors(broken.tied_with_another_output_layer)),
         # Numbers that no conversion of types can keep.
+        _from_hf("NaN", f"{broken.NORM} in hf/model.safetensors holds nan", broken.tensors(broken.put(broken.NORM, float("nan")))),
+        _from_mcore("NaN", "holds nan", broken.checkpoint_of(broken.put(broken.NORM, float("nan")))),
         _from_hf("NaN where the type changes", f"{broken.NORM} in hf/model.safetensors holds nan", broken.tensors(broken.put(broken.NORM, float("nan"))), "--params-dtype", "bf16"),
         _from_mcore("NaN where the type changes", "holds nan", broken.checkpoint_of(broken.put(broken.NORM, float("nan"))), "--params-dtype", "bf16"),
         _from_hf("a value out of range for fp16", "holds 100000, which is out of range for float16", broken.tensors(broken.put(broken.NORM, 1e5)), "--params-dtype", "fp16"),

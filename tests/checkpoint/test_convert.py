@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from mindrl.checkpoint.conversion import copying, hf_to_mcore, workers
 from mindrl.checkpoint.conversion.convert import convert_hf_to_mcore, convert_mcore_to_hf
+from mindrl.checkpoint.conversion.engine import Work
 from mindrl.errors import RequestError
 
 
@@ -85,7 +86,25 @@ def test_pieces_and_files_smaller_than_a_tensor_change_nothing(tmp_path, monkeyp
     assert_same_bits(tmp_path / "back", hf)
 
 
-def test_special_values_and_not_a_number_payloads_survive_a_byte_copy(tmp_path):
+@pytest.mark.parametrize("family_dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_byte_copy_refuses_nan_too_and_nothing_but_nan(tmp_path, family_dtype):
+    hf = write_model(tmp_path / "hf", "llama", dtype=family_dtype)
+    tensors = tensors_of(hf)
+    weight = tensors["model.norm.weight"]
+    weight[:4] = torch.tensor([float("inf"), -float("inf"), -0.0, torch.finfo(family_dtype).max])
+    save_file(tensors, hf / "model.safetensors", metadata={"format": "pt"})
+    to_mcore(hf, tmp_path / "mcore")
+    for sign in (1, -1):
+        weight[5] = torch.copysign(torch.tensor(float("nan")), torch.tensor(float(sign)))
+        save_file(tensors, hf / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(
+            RequestError, match=r"model.norm.weight in .*model.safetensors holds nan.*--allow-nan"
+        ):
+            to_mcore(hf, tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "mcore"]
+
+
+def test_special_values_and_not_a_number_payloads_survive_a_byte_copy_that_allows_them(tmp_path):
     hf = write_model(tmp_path / "hf", "llama", dtype=torch.bfloat16)
     tensors = tensors_of(hf)
     pattern = torch.tensor([0x7F80, 0xFF80, 0x7FC1, 0xFFA5, 0x8000, 0x0001], dtype=torch.int32).to(
@@ -93,8 +112,8 @@ def test_special_values_and_not_a_number_payloads_survive_a_byte_copy(tmp_path):
     )
     tensors["model.norm.weight"][:6] = pattern.view(torch.bfloat16)
     save_file(tensors, hf / "model.safetensors", metadata={"format": "pt"})
-    to_mcore(hf, tmp_path / "mcore")
-    to_hf(tmp_path / "mcore", tmp_path / "back")
+    to_mcore(hf, tmp_path / "mcore", work=Work(allow_nan=True))
+    to_hf(tmp_path / "mcore", tmp_path / "back", work=Work(allow_nan=True))
     assert_same_bits(tmp_path / "back", hf)
 
 

@@ -20,6 +20,12 @@ PIECE_BYTES = 8 << 20
 resident set."""
 
 Bytes2d = npt.NDArray[np.uint8]
+_BITS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
+    "float32": (np.uint32, 0x7F800000),
+    "bfloat16": (np.uint16, 0x7F80),
+    "float16": (np.uint16, 0x7C00),
+}
+"""An integer type as wide as each floating-point one, and the bits of infinity."""
 
 
 def pieces(record: Record, sources: "SourceFiles") -> Iterator[tuple[int, Bytes2d]]:
@@ -109,6 +115,8 @@ def _fill(piece: Bytes2d, tile: Tile, first: int, dtype: str, sources: "SourceFi
     place = piece[:, tile.column * item : (tile.column + tile.num_columns) * item]
     if tile.source.dtype == dtype:
         sources.read_rows(tile, first, place)
+        if not sources.allow_nan:
+            _refuse_nan(place, tile.source)
         return
     raw = np.empty((len(piece), tile.num_columns * ITEM_SIZES[tile.source.dtype]), np.uint8)
     sources.read_rows(tile, first, raw)
@@ -143,6 +151,16 @@ def _converted(raw: Bytes2d, source: StoredTensor, first_row: int, first_column:
     return result.view(torch.uint8).numpy()
 
 
+def _refuse_nan(rows: Bytes2d, source: StoredTensor) -> None:
+    """A byte copy looks at its bytes too: without the sign, NaN are the only numbers above infinity."""
+    type_of_bits, infinity = _BITS[source.dtype]
+    if rows.size and (rows.view(type_of_bits) << 1).max() > infinity << 1:
+        raise RequestError(
+            f"{source.name} in {source.path} holds nan, which no weight of a working model is: get the file again, or "
+            "go back to an earlier checkpoint. (--allow-nan copies it as it is.)"
+        )
+
+
 def _refuse_not_finite(values: Any, result: Any, source: StoredTensor, dtype: str) -> None:
     """Say which value has no place in a model: a sum of one such weight is lost, and so is every token after it."""
     wrong = values[~result.isfinite()]
@@ -154,14 +172,16 @@ def _refuse_not_finite(values: Any, result: Any, source: StoredTensor, dtype: st
         )
     raise RequestError(
         f"{source.name} in {source.path} holds {wrong[0].item()}, which no weight of a working model is: get the file "
-        "again, or go back to an earlier checkpoint. (Without --params-dtype, bytes are copied as they are.)"
+        "again, or go back to an earlier checkpoint."
     )
 
 
 class SourceFiles:
     """Source files, opened once each; several threads may read."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, allow_nan: bool = True) -> None:
+        """`allow_nan`: copies of bytes do not look for NaN."""
+        self.allow_nan = allow_nan
         self._descriptors: dict[Path, int] = {}
         self._turn = threading.Lock()
         self.bytes_read = 0

@@ -66,6 +66,8 @@ class Work:
     """Which of them this is, from 0; None: it writes no file, and joins those of all."""
     dry_run: bool = False
     """Only say what would be done."""
+    allow_nan: bool = False
+    """Copy weights that are NaN, where types stay; a conversion of types refuses them always."""
 
 
 ALONE = Work()
@@ -158,7 +160,7 @@ def _write_and_join(
         _require_room(job, partial, folder)
     total, to_do = (sum(file.num_bytes for file in files) for files in (mine, left))
     with shown_progress(total, total - to_do, shown=progress) as advance:
-        copier = Copier(partial, folder, advance)
+        copier = Copier(partial, folder, advance, allow_nan=work.allow_nan)
         copier.run(left, workers)
     _require_unchanged(job, identity)
     complete = _all_written(job, work, partial, folder, notes)

@@ -28,7 +28,7 @@ class CheckedSources(SourceFiles):
     """Source files of one output file; remembers the checksum of every piece that is read of a checked payload."""
 
     def __init__(self, files: SourceFiles) -> None:
-        super().__init__()
+        super().__init__(allow_nan=files.allow_nan)
         self._files = files
         self._pieces: dict[tuple[Path, Payload], list[tuple[int, int, int]]] = {}
         self._noting = threading.Lock()

@@ -36,10 +36,12 @@ def worker_bytes(workers: int) -> int:
 class Copier:
     """Writes files into a partial result, and counts."""
 
-    def __init__(self, partial: PartialResult, folder: Path, advance: Callable[[int], object]) -> None:
+    def __init__(
+        self, partial: PartialResult, folder: Path, advance: Callable[[int], object], *, allow_nan: bool
+    ) -> None:
         """`advance` hears of payload bytes written."""
         self._partial, self._folder, self._advance = partial, folder, advance
-        self._sources = SourceFiles()
+        self._sources = SourceFiles(allow_nan=allow_nan)
         self._turn = threading.Lock()
         self._counting = threading.Lock()
         self._stop = threading.Event()
