@@ -131,6 +131,7 @@ FAILURES = {
         _from_hf("a shard's header claims an exabyte", "not a safetensors file", broken.long_header),
         _from_mcore("the metadata is nonsense", "can't be read as a checkpoint's metadata", broken.overwrite("mcore/release/.metadata", b"nonsense")),
         _from_mcore("a tensor's description is damaged", "__0_0.distcp", broken.damage_description),
+        _from_mcore("a flipped bit in a weight", "differs from the checksum that was saved with it", broken.flip_a_weight),
         _from_hf("a shard is a pointer of Git LFS", "git lfs pull", broken.overwrite("hf/*.safetensors", broken.LFS)),
         _from_hf("a shard is a directory", "is not a file", broken.replace_by("hf/*.safetensors", Path.mkdir)),
         _from_hf("a shard is a pipe", "is not a file", broken.replace_by("hf/*.safetensors", os.mkfifo)),

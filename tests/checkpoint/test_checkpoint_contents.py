@@ -14,8 +14,8 @@ from test_training_checkpoints import log_probs_of_checkpoint
 import hal
 from mindrl.algorithms.objective import PolicyObjective
 from mindrl.checkpoint.conversion.convert import convert_mcore_to_hf
-from mindrl.checkpoint.formats.torch_dist import read_directory
 from mindrl.checkpoint.formats.torch_archives import locate_tensor
+from mindrl.checkpoint.formats.torch_dist import read_directory
 from mindrl.checkpoint.training import load_checkpoint, save_checkpoint
 from mindrl.errors import RequestError
 from mindrl.models.backend import MiniBatch, Part
