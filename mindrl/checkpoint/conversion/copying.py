@@ -20,12 +20,10 @@ PIECE_BYTES = 8 << 20
 resident set."""
 
 Bytes2d = npt.NDArray[np.uint8]
-_BITS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
-    "float32": (np.uint32, 0x7F800000),
-    "bfloat16": (np.uint16, 0x7F80),
-    "float16": (np.uint16, 0x7C00),
-}
-"""An integer type as wide as each floating-point one, and the bits of infinity."""
+_INFINITY = {"float32": 0x7F800000, "bfloat16": 0x7F80, "float16": 0x7C00}
+"""Its bits, as an integer."""
+_WRITTEN_OUT_BYTES = 64 << 20
+"""Before the place of a write: what the disk has taken of it by then leaves the page cache."""
 
 
 def pieces(record: Record, sources: "SourceFiles") -> Iterator[tuple[int, Bytes2d]]:
@@ -56,7 +54,7 @@ def side_by_side(records: Sequence[Record]) -> Iterator[list[Record]]:
 
 
 def write_group(
-    target: int, group: Sequence[Record], sources: "SourceFiles"
+    target: "TargetFile", group: Sequence[Record], sources: "SourceFiles"
 ) -> Iterator[tuple[int, list[int]]]:
     """Write what `side_by_side` found, with the bytes around it, into an open file.
 
@@ -67,20 +65,12 @@ def write_group(
         for number, (record, (start, end)) in enumerate(zip(group, pairwise(bounds), strict=True)):
             part = np.ascontiguousarray(rows[:, start:end]).data.cast("B")
             crcs[number] = zlib.crc32(part, crcs[number])
-            write(target, part, record.offset + first * (end - start))
+            target.write(part, record.offset + first * (end - start))
         yield rows.nbytes, crcs
     for record, crc in zip(group, crcs, strict=True):
         if record.envelope is not None:
-            write(target, record.envelope.head(crc), record.offset - record.envelope.head_size)
-            write(target, record.envelope.tail(crc), record.offset + record.num_bytes)
-
-
-def write(target: int, data: bytes | memoryview, offset: int) -> None:
-    """All of `data` at byte `offset` of an open file."""
-    view = memoryview(data)
-    while len(view):
-        count = os.pwrite(target, view, offset)
-        view, offset = view[count:], offset + count
+            target.write(record.envelope.head(crc), record.offset - record.envelope.head_size)
+            target.write(record.envelope.tail(crc), record.offset + record.num_bytes)
 
 
 def _continues(left: Record, right: Record) -> bool:
@@ -152,9 +142,11 @@ def _converted(raw: Bytes2d, source: StoredTensor, first_row: int, first_column:
 
 
 def _refuse_nan(rows: Bytes2d, source: StoredTensor) -> None:
-    """A byte copy looks at its bytes too: without the sign, NaN are the only numbers above infinity."""
-    type_of_bits, infinity = _BITS[source.dtype]
-    if rows.size and (rows.view(type_of_bits) << 1).max() > infinity << 1:
+    """A byte copy looks at its bytes too. NaN are the numbers beyond infinity of either sign: as integers, with the
+    sign bit or without, they are larger, and two maxima tell without a second array."""
+    item, infinity = ITEM_SIZES[source.dtype], _INFINITY[source.dtype]
+    negative = infinity | 1 << 8 * item - 1
+    if rows.size and (rows.view(f"i{item}").max() > infinity or rows.view(f"u{item}").max() > negative):
         raise RequestError(
             f"{source.name} in {source.path} holds nan, which no weight of a working model is: get the file again, or "
             "go back to an earlier checkpoint. (--allow-nan copies it as it is.)"
@@ -247,3 +239,22 @@ class SourceFiles:
                 if descriptor is None:
                     descriptor = self._descriptors[path] = os.open(path, os.O_RDONLY)
         return descriptor
+
+
+class TargetFile:
+    """An output file that several threads write into, one at a time: the kernel lets no two of them, and has the
+    others wait busily."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._turn = threading.Lock()
+
+    def write(self, data: bytes | memoryview, offset: int) -> None:
+        """All of `data` at byte `offset`. The disk begins to take it at once, not at an `fsync` in the end."""
+        view, start = memoryview(data), offset
+        while len(view):
+            with self._turn:
+                count = os.pwrite(self.descriptor, view, offset)
+            view, offset = view[count:], offset + count
+        before = min(start, _WRITTEN_OUT_BYTES)
+        os.posix_fadvise(self.descriptor, start - before, offset - start + before, os.POSIX_FADV_DONTNEED)

@@ -11,7 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mindrl.checkpoint.byte_plan import OutputFile, Record
-from mindrl.checkpoint.conversion.copying import PIECE_BYTES, SourceFiles, side_by_side, write, write_group
+from mindrl.checkpoint.conversion.copying import (
+    PIECE_BYTES,
+    SourceFiles,
+    TargetFile,
+    side_by_side,
+    write_group,
+)
 from mindrl.checkpoint.conversion.manifest import FileNote, file_note
 from mindrl.checkpoint.conversion.partial import PartialResult, write_lock
 from mindrl.checkpoint.conversion.source_checksums import CheckedSources
@@ -96,7 +102,7 @@ class Copier:
 
     def _write(self, file: "_OpenFile", group: list[Record]) -> None:
         crcs = [0] * len(group)
-        for num_bytes, crcs in write_group(file.descriptor, group, file.sources):  # noqa: B007 (the last ones count)
+        for num_bytes, crcs in write_group(file.target, group, file.sources):  # noqa: B007 (the last ones count)
             if self._stop.is_set():
                 return
             with self._turn:
@@ -123,14 +129,14 @@ class _OpenFile:
         self._path = path
         self._groups_left = num_groups
         self._crcs: dict[str, int] = {}
-        self.descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        self.target = TargetFile(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644))
 
     def begin(self) -> None:
         """Forget what an interrupted process has left in it; write what is not copied."""
-        write_lock(self.descriptor, self._path)
-        os.ftruncate(self.descriptor, 0)
+        write_lock(self.target.descriptor, self._path)
+        os.ftruncate(self.target.descriptor, 0)
         for offset, data in self.plan.literals:
-            write(self.descriptor, data, offset)
+            self.target.write(data, offset)
 
     def add(self, group: Sequence[Record], crcs: Sequence[int]) -> bool:
         """Note the checksums of records that are written; whether these were the last."""
@@ -141,9 +147,9 @@ class _OpenFile:
     def finish(self) -> FileNote:
         """Bring the file to the disk; what is in it. `RequestError` if its sources are damaged."""
         self.sources.require_intact(self.plan.records)
-        os.fsync(self.descriptor)
+        os.fsync(self.target.descriptor)
         return file_note(self.plan, self._crcs)
 
     def close(self) -> None:
         """Let go of the file, complete or not."""
-        os.close(self.descriptor)
+        os.close(self.target.descriptor)
