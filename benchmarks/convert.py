@@ -77,6 +77,7 @@ class Bench:
             pair = [("cp", copy), ("convert", convert)]
             for name, action in pair[:: -1 if number % 2 else 1]:
                 times[name].append(_seconds(action))
+                print(f"{name}: {times[name][-1]:.1f} s", file=sys.stderr, flush=True)
                 if keep is not None and name == "convert" and number == self.rounds - 1:
                     target.rename(keep)
                 else:
