@@ -23,7 +23,7 @@ from mindrl.checkpoint.conversion.mcore_to_hf import LARGEST_FILE_BYTES, HfPlan,
 from mindrl.checkpoint.expected import expected_tensors
 from mindrl.checkpoint.formats.fp8_blocks import without_fp8
 from mindrl.checkpoint.formats.safetensors_files import INDEX_NAME, read_model
-from mindrl.checkpoint.formats.torch_dist import METADATA_NAME, metadata_bytes
+from mindrl.checkpoint.formats.torch_dist import METADATA_NAME, metadata_bytes, prepare_metadata
 from mindrl.checkpoint.saved_weights import open_checkpoint
 from mindrl.checkpoint.tokenizer_check import check_tokenizer
 from mindrl.errors import RequestError
@@ -102,6 +102,8 @@ def convert_hf_to_mcore(
         marker=directories.TRACKER_NAME,
         overwrite=overwrite,
     )
+    if not work.dry_run:
+        prepare_metadata()
     outcome = carry_out(job, work, progress=progress)
     dtypes = ", ".join(sorted({tensor.dtype for tensor in plan.tensors}))
     said = (*notes, *companions.notes, *outcome.notes)

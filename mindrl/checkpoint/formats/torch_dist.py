@@ -5,7 +5,9 @@ checkpoint runs and the torch that wrote it does not matter. Writing emits torch
 fields: later ones have defaults on the class, so that older and newer torch load it.
 """
 
+import importlib
 import pickle
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint import filesystem
-from torch.distributed.checkpoint import metadata as dcp
 
 from mindrl.checkpoint.formats.inert_pickle import DAMAGE, PLAIN, Fields, unpickled
 from mindrl.errors import RequestError
@@ -55,11 +55,24 @@ class SavedObject:
     length: int
 
 
+def prepare_metadata() -> None:
+    """Import what `metadata_bytes` needs, aside: it takes a second, and nothing else here needs it."""
+    threading.Thread(
+        target=importlib.import_module, args=("torch.distributed.checkpoint.filesystem",)
+    ).start()
+
+
 def metadata_bytes(tensors: Sequence[GlobalTensor], objects: Sequence[SavedObject]) -> bytes:
     """Content of `.metadata`."""
+    from torch.distributed.checkpoint import filesystem
+    from torch.distributed.checkpoint import metadata as dcp
+
+    def storage_info(file: str, offset: int, length: int) -> Any:
+        return _with_fields(filesystem._StorageInfo, relative_path=file, offset=offset, length=length)
+
     entries: dict[str, Any] = {saved.key: dcp.BytesStorageMetadata() for saved in objects}
     storage = {
-        dcp.MetadataIndex(saved.key): _storage_info(saved.file, saved.offset, saved.length)
+        dcp.MetadataIndex(saved.key): storage_info(saved.file, saved.offset, saved.length)
         for saved in objects
     }
     for tensor in tensors:
@@ -73,15 +86,11 @@ def metadata_bytes(tensors: Sequence[GlobalTensor], objects: Sequence[SavedObjec
         )
         for chunk in tensor.chunks:
             index = dcp.MetadataIndex(tensor.key, chunk.offsets)
-            storage[index] = _storage_info(chunk.file, chunk.offset, chunk.length)
+            storage[index] = storage_info(chunk.file, chunk.offset, chunk.length)
     metadata = _with_fields(
         dcp.Metadata, state_dict_metadata=entries, planner_data=None, storage_data=storage
     )
     return pickle.dumps(metadata, protocol=4)
-
-
-def _storage_info(file: str, offset: int, length: int) -> Any:
-    return _with_fields(filesystem._StorageInfo, relative_path=file, offset=offset, length=length)
 
 
 def _with_fields(cls: type, **fields: Any) -> Any:
