@@ -139,7 +139,7 @@ FAILURES = {
         _from_hf("the index is no JSON", "not valid JSON", broken.overwrite("hf/*.index.json", b"{")),
         _from_hf("the index names a file of another directory", "names '../mtp/model.safetensors'", broken.set_place(broken.NORM, "../mtp/model.safetensors")),
         _from_hf("an index beside a file that it does not know", "one of the two is left over", lambda: shutil.copy("mtp/model.safetensors", "hf")),
-        _from_hf("a tensor's name would write on the terminal", "'\\x1b[31mred' is no name of a tensor", broken.tensors(lambda named: named.update({"\x1b[31mred": named.pop(broken.NORM)}))),
+        _from_hf("a tensor's name would write on the terminal", "x1b[31mred' is no name of a tensor", broken.tensors(lambda named: named.update({"\x1b[31mred": named.pop(broken.NORM)}))),
         _from_hf("bytes after the last tensor", "its last tensor ends at byte", broken.longer("hf/*.safetensors")),
         _from_hf("a tensor is in two shards", "is in both", broken.twice),
         _from_mcore("the tracker names an iteration that is not there", "iter_0000010", broken.overwrite("mcore/latest_checkpointed_iteration.txt", b"10")),

@@ -307,7 +307,7 @@ MODEL = (
     train("no checkpoint", "model.checkpoint=nowhere", said="model.checkpoint: nowhere is not a checkpoint directory"),
     train("a checkpoint of another model", "model.checkpoint=mcore", "model.path=wide", "data.train=[{path: prompts.parquet}]",
           said=("model.checkpoint: Checkpoint tensor", "config.json wants"), prepare=another_model("wide", intermediate_size=128)),
-    train("a checkpoint whose files are lost", "model.checkpoint=mcore", said="lacks files that its metadata names",
+    train("a checkpoint whose files are lost", "model.checkpoint=mcore", said=("which the checkpoint's metadata names, can't be read", "Copy or convert the checkpoint again"),
           prepare=lambda: [path.unlink() for path in Path("mcore/release").glob("*.distcp")]),
     train("a model that never ends", said="names an eos_token_id", prepare=lambda: (
           set_json("model/config.json", eos_token_id=None)(), set_json("model/generation_config.json", eos_token_id=None)())),

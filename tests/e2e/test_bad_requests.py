@@ -185,7 +185,7 @@ def test_a_disk_too_small_for_the_weights_is_found_before_they_are_copied(small_
     arguments = (*request_files.CONVERT, "--load-dir", "model", "--save-dir", "disk/mcore")
     given = answer(BadRequest("a small disk", arguments, ()))
     assert given.code == 2, given.error
-    assert "the disk there has 0.000164 GB free" in given.error
+    assert "the disk there has 0.00016" in given.error
     assert list(small_disk.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mindrl.checkpoint.byte_plan import ITEM_SIZES, CopyPlan, OutputFile, StoredTensor
 from mindrl.checkpoint.conversion.workers import worker_bytes
@@ -56,7 +57,7 @@ class Estimate:
 
 def estimate(plan: CopyPlan, num_shards: int, workers: int, free_bytes: int) -> Estimate:
     """Of this process, which has planned already."""
-    planned = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    planned = _peak_so_far()
     total = share_of(plan.files)
     return Estimate(
         len(plan.sources),
@@ -66,6 +67,15 @@ def estimate(plan: CopyPlan, num_shards: int, workers: int, free_bytes: int) -> 
         planned + max(worker_bytes(workers), total.num_records * _DESCRIPTION_BYTES_PER_RECORD),
         free_bytes,
     )
+
+
+def _peak_so_far() -> int:
+    """Resident memory of this process. (What `getrusage` says of a process includes that of the one that started it.)"""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:  # no Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
 def shards_of(files: Sequence[OutputFile], num_shards: int) -> tuple[tuple[OutputFile, ...], ...]:
