@@ -1,6 +1,7 @@
 """`mindrl convert --check-logits`: both models predict the same from the same tokens."""
 
 import gc
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,9 +80,10 @@ def check_logits(left: Side, right: Side) -> LogitsComparison:
     for side in (left, right):
         _require_possible(side)
     tokens = random_tokens(arch.vocab_size, min(NUM_TOKENS, arch.max_position_embeddings))
-    a = _logits(left, tokens)
+    dtype: torch.dtype = getattr(torch, _main_dtype(right))  # a conversion to it has rounded, on purpose
+    a = _logits(left, tokens, dtype)
     gc.collect()
-    b = _logits(right, tokens)
+    b = _logits(right, tokens, dtype)
     if a.shape != b.shape:
         raise RequestError(
             f"--check-logits: {left.path} and {right.path} are models of different vocabularies."
@@ -121,8 +123,18 @@ def _require_possible(side: Side) -> None:
         )
 
 
-def _logits(side: Side, tokens: torch.Tensor) -> torch.Tensor:
+def _main_dtype(side: Side) -> str:
+    """Type of most values."""
+    values: Counter[str] = Counter()
+    for tensor in side.tensors.values():
+        values[tensor.dtype] += tensor.rows * tensor.columns
+    return values.most_common(1)[0][0]
+
+
+def _logits(side: Side, tokens: torch.Tensor, rounded_to: torch.dtype) -> torch.Tensor:
     if isinstance(side, HuggingFaceSide):
-        return transformers_logits(side.path, tokens)
+        return transformers_logits(side.path, tokens, rounded_to)
     assert side.architecture is not None  # a checkpoint is not opened without
-    return megatron_logits(side.architecture, lambda state: load_checkpoint(side.path, state), tokens)
+    return megatron_logits(
+        side.architecture, lambda state: load_checkpoint(side.path, state), tokens, rounded_to
+    )

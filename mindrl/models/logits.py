@@ -24,19 +24,24 @@ def random_tokens(vocab_size: int, length: int, rows: int = 2, seed: int = 0) ->
 
 
 @torch.no_grad()
-def transformers_logits(hf_dir: Path, tokens: torch.Tensor) -> torch.Tensor:
-    """[rows, length, vocab_size], computed in float32 by the model class that transformers itself has."""
+def transformers_logits(hf_dir: Path, tokens: torch.Tensor, rounded_to: torch.dtype) -> torch.Tensor:
+    """[rows, length, vocab_size], computed in float32 by the model class that transformers itself has, from parameters
+    that are rounded first."""
     model = AutoModelForCausalLM.from_pretrained(
         hf_dir, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
     )
+    _round(model, rounded_to)
     return model.eval()(tokens).logits
 
 
 @torch.no_grad()
 def megatron_logits(
-    arch: Architecture, load: Callable[[Mapping[str, Any]], Mapping[str, Any]], tokens: torch.Tensor
+    arch: Architecture,
+    load: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    tokens: torch.Tensor,
+    rounded_to: torch.dtype,
 ) -> torch.Tensor:
-    """[rows, length, vocab_size], computed in float32 by the model that is trained.
+    """[rows, length, vocab_size], computed in float32 by the model that is trained, from parameters rounded first.
 
     `load` fills the state that it is given, `{"model": sharded state}`, as `dist_checkpointing` does. Starts Megatron-core
     in a process group of one, and takes both down again."""
@@ -55,10 +60,17 @@ def megatron_logits(
             transformer = build_transformer_config(config.actor, arch, fused_rope=True)
             model = build_model(transformer, arch, selection, accelerator).eval()
             model.load_state_dict(load({"model": model.sharded_state_dict()})["model"])
+            _round(model, rounded_to)
             hidden = model(tokens, None, None)
             return linear(hidden, model.output_weight())[..., : arch.vocab_size].transpose(0, 1)
         finally:
             destroy_parallel()
+
+
+def _round(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """To what a conversion to this type makes of parameters; buffers, such as a router's bias, keep their values."""
+    for parameter in model.parameters():
+        parameter.copy_(parameter.to(dtype))
 
 
 def _config_of_one_process() -> Config:

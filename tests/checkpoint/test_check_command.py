@@ -136,6 +136,13 @@ def test_logits_of_transformers_and_of_the_checkpoint_in_megatron_agree(
     assert not torch.distributed.is_initialized(), "the process group of the check goes with it"
 
 
+def test_logits_of_weights_that_a_conversion_rounded_are_those_of_rounded_weights(tmp_path: Path):
+    """Else a router that sends a token elsewhere for a rounded weight would look like a wrong conversion."""
+    hf = write_model(tmp_path / "hf", "moonlight")
+    flags = ("--load-dir", str(hf), "--save-dir", str(tmp_path / "mcore"), "--params-dtype", "bf16")
+    assert main([*TO_MCORE, *flags, "--check-logits"]) == 0
+
+
 def test_logits_show_what_the_weights_do_not(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main([*TO_MCORE, "--load-dir", str(place / "hf"), "--save-dir", str(tmp_path / "mcore")]) == 0
     config = tmp_path / "mcore/hf/config.json"
