@@ -30,7 +30,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, pattern: int) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "ftruncate", fill)
             begin(file)
-        assert os.fstat(file.descriptor).st_size == file.plan.size
+        assert os.fstat(file.target.descriptor).st_size == file.plan.size
 
     monkeypatch.setattr(workers._OpenFile, "begin", poisoned)
 
