@@ -34,6 +34,7 @@ _MAX_TENSOR_PICKLE = 1 << 16
 _ZIP_DAMAGE = (
     zipfile.BadZipFile, NotImplementedError, RuntimeError, struct.error, zlib.error, *DAMAGE,
 )  # fmt: skip
+"""What `zipfile` raises of a damaged archive: a flipped bit may ask for a password (RuntimeError) or another packing."""
 
 
 class DamagedArchive(Exception):
